@@ -1,0 +1,1 @@
+"""Label formats to checked COCO: converters, checks, splits. Needs neither torch nor detectron2."""

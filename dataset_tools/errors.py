@@ -1,0 +1,77 @@
+"""What a person is told when something is wrong, and the exit code that says whose fault it was."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+
+EXIT_OUR_FAULT = 1
+EXIT_BAD_INPUT = 2
+EXIT_GATE_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """The user's data, config or command is wrong.
+
+    The message is one paragraph: what is wrong, where (file and line where there is one), what to do.
+    """
+
+
+class GateFailed(Exception):
+    """A check that training rests on did not hold. The message says what was asked and measured."""
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """One paragraph for the operating-system errors a user can mend; None for all others."""
+    where = error.filename or "the output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: writing {where} failed. Free some space or choose another folder."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission for {where}. Choose another folder or change its access rights."
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return f"{error.strerror}: {where}. Check the path."
+    return None
+
+
+def complain(message: str) -> None:
+    """Print `message` to standard error as a wrapped paragraph; indented lines are kept as they are."""
+    width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
+    for line in f"error: {message}".splitlines():
+        if not line.startswith(" "):
+            line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        print(line, file=sys.stderr)
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Call `main` and turn what it raises into an exit code (see the constants above).
+
+    A user's mistake ends in one paragraph without a traceback; our own fault keeps its traceback.
+    """
+    try:
+        return main() or 0
+    except InputError as error:
+        complain(str(error))
+        return EXIT_BAD_INPUT
+    except GateFailed as error:
+        complain(str(error))
+        return EXIT_GATE_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `… | head` closed our output: not an error, and Python must not complain when it flushes.
+        sys.stdout = None
+        return 0
+    except Exception as error:
+        message = explain_os_error(error) if isinstance(error, OSError) else None
+        if message is not None:
+            complain(message)
+            return EXIT_BAD_INPUT
+        traceback.print_exc()
+        complain("This is a fault of Seriatim, not of your input; the traceback above says where.")
+        return EXIT_OUR_FAULT
