@@ -1,0 +1,393 @@
+"""Every configuration key of Seriatim, and the loader that reads configs safely.
+
+`get_cfg()` gives Detectron2's defaults plus ours; `load_config()` merges a file and overrides into them.
+YAML is data here: a config can compute literal arithmetic (Detectron2's own RetinaNet base does) and
+nothing else, whatever tag it carries.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from dataset_tools.errors import InputError
+
+
+def add_seriatim_config(cfg: CfgNode) -> None:
+    """Add every key of Seriatim to `cfg`. Keys that name a unit are in that unit."""
+    _add_data_keys(cfg)
+    _add_augmentation_keys(cfg)
+    _add_model_keys(cfg)
+    _add_training_keys(cfg)
+    _add_hook_keys(cfg)
+    _add_evaluation_keys(cfg)
+    # Detectron2's defaults name a GPU; "auto" takes what the machine has.
+    cfg.MODEL.DEVICE = "auto"
+    cfg.MODEL.WEIGHTS = ""
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    cfg.SERIATIM = s = CN()
+    # The datasets that this config knows, each a mapping:
+    #   NAME    what DATASETS.TRAIN / DATASETS.TEST call it
+    #   JSON    a COCO JSON, as `python -m dataset_tools convert` writes it
+    #   IMAGES  the folder that the JSON's file names start from
+    # and for panoptic and semantic data also PANOPTIC_JSON, PANOPTIC_ROOT, SEM_SEG_ROOT (PNG folders).
+    # Relative paths start from the working directory; ~ and $VARIABLES are expanded.
+    s.DATASETS = []
+    # Relative weight of each dataset in DATASETS.TRAIN; () samples every image equally often.
+    s.DATASET_WEIGHTS = ()
+    # True: no augmentation, no shuffling, one fixed seed. To debug with; a gate's overfit runs use it.
+    s.DETERMINISTIC_DEBUG = False
+    # Decoded training images are kept in memory up to this many MiB per process (0: decode anew).
+    s.CACHE_MIB = 0
+
+
+def _add_augmentation_keys(cfg: CfgNode) -> None:
+    # Replaces INPUT.MIN_SIZE_TRAIN, RANDOM_FLIP and CROP where ENABLED; Detectron2's own keys otherwise.
+    cfg.SERIATIM.AUG = a = CN()
+    a.ENABLED = False
+    # (height, width) px of the training crop; images are scaled by SCALE, cropped and padded to it.
+    a.SIZE = (512, 512)
+    # Range of the random scale, relative to the image fitted into SIZE (large-scale jitter: (0.1, 2.0)).
+    a.SCALE = (0.8, 1.25)
+    # True: SCALE is relative to the image's own pixels rather than to the image fitted into SIZE.
+    a.SCALE_FROM_ORIGINAL = False
+    # Probabilities of each flip and of a turn by a multiple of 90 degrees.
+    a.HFLIP = 0.5
+    a.VFLIP = 0.0
+    a.ROT90 = 0.0
+    # Largest relative change of brightness, contrast and saturation; 0 turns each off.
+    a.BRIGHTNESS = 0.0
+    a.CONTRAST = 0.0
+    a.SATURATION = 0.0
+    # Probability that four images are put together (YOLOv4, arXiv 2004.10934) for one training image.
+    a.MOSAIC = 0.0
+    # Probability that instances of another image are pasted in (Ghiasi 2021, arXiv 2012.07177); needs masks.
+    a.COPY_PASTE = 0.0
+    # A cropped instance is dropped when less than this share of its box is left.
+    a.MIN_AREA_SHARE = 0.25
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    # Any timm model with features_only as a backbone (build_timm_fpn_backbone, build_timm_pan_backbone).
+    cfg.MODEL.TIMM = t = CN()
+    t.NAME = "tf_efficientnet_lite0"
+    # "": random; "package": the package that carries them (tf_efficientnet_lite0 only); else a file.
+    t.WEIGHTS = ""
+    # Feature levels by timm's index; () takes those of stride 8, 16 and 32.
+    t.OUT_INDICES = ()
+    # "": as timm builds it; "FrozenBN": statistics and affine fixed (use with pretrained weights only);
+    # "GN": GroupNorm, for training from scratch with small batches.
+    t.NORM = ""
+    # Number of leading stages (stem first) that are not trained.
+    t.FREEZE_AT = 0
+    # Stochastic depth rate.
+    t.DROP_PATH = 0.0
+
+    # Levels added above the last one of FPN / PAN by stride-2 convolutions.
+    cfg.MODEL.FPN.EXTRA_LEVELS = 0
+
+    # TaskAlignedDetector, see seriatim/modeling/meta_arch/task_aligned.py for the papers.
+    cfg.MODEL.TASK_ALIGNED = d = CN()
+    # Filled from the data; a number that contradicts the data is an error.
+    d.NUM_CLASSES = 0
+    d.IN_FEATURES = ("p3", "p4", "p5")
+    d.NUM_CONVS = 2
+    d.CHANNELS = 64
+    # Score that the classification prior starts from (focal loss, arXiv 1708.02002).
+    d.PRIOR_PROB = 0.01
+    # Candidates per ground truth, and the exponents of score and IoU in the alignment metric.
+    d.TOPK = 13
+    d.ALPHA = 1.0
+    d.BETA = 6.0
+    # Bins of the distance distribution (distribution focal loss); 0 regresses distances directly.
+    d.REG_MAX = 0
+    d.CLS_WEIGHT = 1.0
+    d.BOX_WEIGHT = 2.0
+    d.DFL_WEIGHT = 0.25
+    d.SCORE_THRESH_TEST = 0.02
+    d.TOPK_CANDIDATES_TEST = 3000
+    d.NMS_THRESH_TEST = 0.6
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = True
+
+
+def _add_training_keys(cfg: CfgNode) -> None:
+    cfg.SERIATIM.SOLVER = s = CN()
+    # "AdamW" (decoupled weight decay, arXiv 1711.05101) or "SGD" (Nesterov by SOLVER.NESTEROV).
+    s.OPTIMIZER = "SGD"
+    # > 0: SOLVER.MAX_ITER, STEPS and WARMUP_ITERS are set from so many passes over the data.
+    s.EPOCHS = 0.0
+    # Steps of the model over which gradients are averaged before one step of the optimizer.
+    s.ACCUMULATE = 1
+    # Learning-rate factor of the backbone.
+    s.BACKBONE_MULTIPLIER = 1.0
+    # Decay of the exponential moving average of the weights, which is evaluated and saved; 0: none.
+    s.EMA_DECAY = 0.0
+    # Steps after which the average has reached full decay (it starts faster).
+    s.EMA_WARMUP = 100
+    # "auto": bfloat16 where the hardware does it natively, float32 elsewhere; or "float32",
+    # "bfloat16", "float16" (with loss scaling, CUDA only).
+    s.PRECISION = "auto"
+    # Channels-last memory format: "auto", "on", "off".
+    s.CHANNELS_LAST = "auto"
+
+
+def _add_hook_keys(cfg: CfgNode) -> None:
+    cfg.SERIATIM.HOOKS = h = CN()
+    # Steps between two lines of metrics (TensorBoard, metrics.json, log).
+    h.LOG_PERIOD = 20
+    # Steps between two histograms of weights and gradients in TensorBoard; 0: none.
+    h.HISTOGRAM_PERIOD = 0
+    # Steps between two measurements of the loss on DATASETS.TEST; 0: none. At most so many images.
+    h.VALIDATION_LOSS_PERIOD = 0
+    h.VALIDATION_LOSS_IMAGES = 200
+    # Steps between two pictures of predictions beside the ground truth; 0: none. On so many images.
+    h.PICTURE_PERIOD = 0
+    h.PICTURE_IMAGES = 4
+    # Steps of PreciseBN (TEST.PRECISE_BN of Detectron2 is used for it).
+    # The metric that decides which checkpoint is best and when training stops early.
+    h.BEST_METRIC = "bbox/AP"
+    h.BEST_MODE = "max"
+    # Evaluations without improvement after which training stops; 0: never.
+    h.EARLY_STOPPING_PATIENCE = 0
+    # Smallest change that counts as an improvement, in the metric's unit.
+    h.EARLY_STOPPING_MIN_DELTA = 0.0
+
+
+def _add_evaluation_keys(cfg: CfgNode) -> None:
+    cfg.SERIATIM.EVAL = e = CN()
+    # Detections per image that count; dense scenes need more than COCO's 100 (also TEST.DETECTIONS_PER_IMAGE).
+    e.MAX_DETECTIONS = 100
+    # > 0: inference by overlapping tiles of so many px, merged by class-wise NMS.
+    e.TILE = 0
+    e.TILE_OVERLAP = 0.25
+    # Boxes of two tiles with a larger IoU are the same object.
+    e.TILE_NMS_THRESH = 0.6
+
+
+def get_cfg() -> CfgNode:
+    """Detectron2's defaults plus every key of Seriatim."""
+    cfg = get_detectron2_cfg()
+    add_seriatim_config(cfg)
+    return cfg
+
+
+def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read `config_file` (a path, or a name in Detectron2's model zoo), then `overrides` (KEY VALUE …).
+
+    Raises:
+        InputError: the file is missing or not safe YAML, a key is unknown, or a value has another type.
+    """
+    cfg = get_cfg()
+    path = find_config(config_file)
+    _merge(cfg, load_yaml_with_base(path), str(path))
+    if len(overrides) % 2:
+        raise InputError(
+            f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given after the options:"
+            f" {' '.join(overrides)}. Check for a forgotten value or for a space inside a value."
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _merge(cfg, _nest(key, _parse_value(value)), "the command line")
+    return cfg
+
+
+def find_config(config_file: str | Path) -> Path:
+    """The path of a config file: as given, or in Detectron2's model zoo.
+
+    Raises:
+        InputError: there is no such file in either place.
+    """
+    path = Path(config_file).expanduser()
+    if path.is_file():
+        return path
+    try:
+        return Path(model_zoo.get_config_file(str(config_file)))
+    except RuntimeError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f" In that folder there are: {', '.join(near)}." if near else ""
+        raise InputError(
+            f"There is no config file {path} and no config of that name in Detectron2's model zoo.{hint}"
+        ) from None
+
+
+def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in the YAML file `path`, merged over the file that its `_BASE_` names."""
+    path = path.resolve()
+    if path in seen:
+        raise InputError(f"{seen[-1]}: _BASE_ goes round in a circle: {' → '.join(map(str, seen))}.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_ConfigLoader) or {}
+    except FileNotFoundError:
+        raise InputError(f"{seen[-1] if seen else path}: its _BASE_ {path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a config that can be read safely: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a config is a mapping of keys to values, this is {type(values).__name__}.")
+    base = values.pop("_BASE_", None)
+    if base is None:
+        return values
+    base_path = Path(os.path.expanduser(base))
+    if not base_path.is_absolute():
+        base_path = path.parent / base_path
+    return _overlay(load_yaml_with_base(base_path, (*seen, path)), values)
+
+
+def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _overlay(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def _nest(dotted: str, value: Any) -> dict[str, Any]:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Merge nested `values` into `cfg`, with an InputError that names the key and `where` it stands."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            near = difflib.get_close_matches(name, _all_keys(cfg, prefix), n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise InputError(f"Unknown config key {name} in {where}.{hint}")
+        if isinstance(cfg[key], CfgNode):
+            if not isinstance(value, Mapping):
+                raise InputError(
+                    f"{where}: {name} is a group of keys ({', '.join(cfg[key])}), not a value: {value!r}."
+                )
+            _merge(cfg[key], value, where, f"{name}.")
+        else:
+            cfg[key] = _coerce(value, cfg[key], name, where)
+
+
+def _all_keys(cfg: CfgNode, prefix: str) -> list[str]:
+    keys = []
+    for key, value in cfg.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, CfgNode):
+            keys += _all_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _coerce(value: Any, old: Any, name: str, where: str) -> Any:
+    """`value` in the type of the default `old`, by the conversions that yacs allows."""
+    if isinstance(value, str) and not isinstance(old, str | None):
+        value = _parse_value(value)  # YAML reads 1e-3 and (1, 2) as strings
+    if isinstance(value, list) and isinstance(old, tuple):
+        value = tuple(value)
+    elif isinstance(value, tuple) and isinstance(old, list):
+        value = list(value)
+    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if old is None or value is None or type(value) is type(old):
+        return value
+    raise InputError(
+        f"{where}: {name} takes {_article(old)} like {old!r}, but it is {value!r} ({type(value).__name__})."
+    )
+
+
+def _article(value: Any) -> str:
+    name = {"bool": "bool (True or False)", "str": "string"}.get(
+        type(value).__name__, type(value).__name__
+    )
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """A SafeLoader that also computes the literal arithmetic which Detectron2's configs hold."""
+
+
+def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
+    arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+    if len(arguments) != 1 or not isinstance(arguments[0], str):
+        raise yaml.constructor.ConstructorError(
+            None, None, "eval takes one string of literal arithmetic", node.start_mark
+        )
+    try:
+        return evaluate_arithmetic(arguments[0])
+    except (ValueError, SyntaxError, RecursionError) as error:
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
+
+_ConfigLoader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _construct_arithmetic)
+_ConfigLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def evaluate_arithmetic(text: str) -> Any:
+    """The value of numbers, lists, tuples, + - * / // **, and comprehensions over literal lists.
+
+    Nothing else is evaluated: no call, no attribute, no name but a comprehension's own variable.
+    Exponents are held to 64 and results to what a config needs, so that no config can eat the machine.
+
+    Raises:
+        ValueError: the text holds anything else.
+    """
+    if len(text) > 1000:
+        raise ValueError("arithmetic in a config is at most 1000 characters long")
+    return _evaluate(ast.parse(text.strip(), mode="eval").body, {})
+
+
+def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return value
+        case ast.Name(id=name) if name in names:
+            return names[name]
+        case ast.List(elts=elements):
+            return [_evaluate(e, names) for e in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_evaluate(e, names) for e in elements)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(_evaluate(operand, names))
+        case ast.BinOp(op=ast.Pow(), left=left, right=right):
+            base, exponent = (_number(_evaluate(e, names)) for e in (left, right))
+            if abs(exponent) > 64 or abs(base) > 1e6:
+                raise ValueError("a power in a config is too large")
+            return base**exponent
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](*(_number(_evaluate(e, names)) for e in (left, right)))
+        case ast.ListComp(
+            elt=element, generators=[ast.comprehension(target=ast.Name(id=name), iter=values, ifs=[])]
+        ):
+            return [_evaluate(element, {**names, name: v}) for v in _evaluate(values, names)]
+    raise ValueError(f"only literal arithmetic is evaluated in a config, not: {ast.unparse(node)}")
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, int | float):
+        return value
+    raise ValueError(f"arithmetic in a config is on numbers, not on {type(value).__name__}")
