@@ -101,7 +101,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     # TaskAlignedDetector, see seriatim/modeling/meta_arch/task_aligned.py for the papers.
     cfg.MODEL.TASK_ALIGNED = d = CN()
-    # Filled from the data; a number that contradicts the data is an error.
     d.NUM_CLASSES = 0
     d.IN_FEATURES = ("p3", "p4", "p5")
     d.NUM_CONVS = 2
@@ -120,7 +119,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.SCORE_THRESH_TEST = 0.02
     d.TOPK_CANDIDATES_TEST = 3000
     d.NMS_THRESH_TEST = 0.6
-    cfg.MODEL.NUM_CLASSES_FROM_DATA = True
+
+    # 0: filled from the data at start. A number that contradicts the data is an error.
+    cfg.MODEL.RETINANET.NUM_CLASSES = 0
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
 
 
 def _add_training_keys(cfg: CfgNode) -> None:
@@ -156,7 +159,6 @@ def _add_hook_keys(cfg: CfgNode) -> None:
     # Steps between two pictures of predictions beside the ground truth; 0: none. On so many images.
     h.PICTURE_PERIOD = 0
     h.PICTURE_IMAGES = 4
-    # Steps of PreciseBN (TEST.PRECISE_BN of Detectron2 is used for it).
     # The metric that decides which checkpoint is best and when training stops early.
     h.BEST_METRIC = "bbox/AP"
     h.BEST_MODE = "max"
@@ -329,7 +331,7 @@ def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
         )
     try:
         return evaluate_arithmetic(arguments[0])
-    except (ValueError, SyntaxError, RecursionError) as error:
+    except (ValueError, SyntaxError, RecursionError, ArithmeticError) as error:
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
