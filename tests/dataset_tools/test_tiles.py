@@ -1,5 +1,7 @@
 """Tiles cover the image, overlap as asked, and stay inside."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_tiles_cover_the_image_with_the_overlap_asked_for(length, tile, overlap)
     origins = tile_origins(length, tile, overlap)
     assert origins[0] == 0
     assert origins[-1] == max(0, length - tile)
-    for left, right in zip(origins, origins[1:]):
+    for left, right in itertools.pairwise(origins):
         assert left < right <= left + tile
         # one px of tolerance: origins are whole pixels
         assert left + tile - right >= min(overlap * tile, tile - 1) - 1
