@@ -1,0 +1,1 @@
+"""Small drawn data for tests and demonstrations. Imports neither torch nor detectron2."""
