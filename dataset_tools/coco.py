@@ -1,0 +1,590 @@
+"""The records of a dataset, the one writer of COCO JSON, and a strict reader of it.
+
+Boxes in records are absolute XYXY in pixels, continuous and 0-based: the left edge of the image's first
+pixel is 0, the right edge of the last one is the width. COCO's XYWH exists in the file only.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dataset_tools.errors import InputError
+from dataset_tools.files import atomic_path
+from dataset_tools.notes import Notes
+from dataset_tools.rle import (
+    Box,
+    check_rle,
+    compress_runs,
+    polygons_area,
+    polygons_box,
+    rle_area,
+    rle_box,
+)
+
+Segmentation = list[list[float]] | dict[str, Any]
+
+# Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where they were.
+IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
+
+
+@dataclass(slots=True)
+class Category:
+    """A class of objects. `extra` holds further keys of its COCO entry (`isthing`, `color`, …)."""
+
+    name: str
+    supercategory: str = ""
+    keypoints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of 1-based indices into `keypoints`
+    id: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Annotation:
+    """One object (or a crowd of them) in an image."""
+
+    category: str
+    bbox: Box | None = None  # XYXY px; None: taken from the segmentation, else from the keypoints
+    segmentation: Segmentation | None = None  # polygons [[x, y, …], …], or RLE with text as counts
+    keypoints: list[float] | None = None  # x, y, visibility (0 absent, 1 hidden, 2 visible) triples
+    iscrowd: bool = False
+    area: float | None = None  # px²; None: of the segmentation, else of the box
+    attributes: dict[str, Any] = field(default_factory=dict)
+    id: int | None = None
+    source: str = ""  # "file:line" or alike, for messages
+
+
+@dataclass(slots=True)
+class Image:
+    """An image with its annotations; width and height are those after EXIF orientation is applied."""
+
+    file_name: str  # POSIX path relative to the image root
+    width: int
+    height: int
+    annotations: list[Annotation] = field(default_factory=list)
+    split: str | None = None
+    id: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass
+class Dataset:
+    """A whole COCO file in memory."""
+
+    images: list[Image]
+    categories: list[Category]
+    info: dict[str, Any] = field(default_factory=dict)
+    licenses: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What a written COCO file holds."""
+
+    path: Path
+    images: int
+    empty_images: int  # images without an annotation
+    annotations: int
+    per_category: dict[str, int]  # in the order of the categories; 0 for unused ones
+
+
+def annotation_box(annotation: Annotation) -> Box | None:
+    """The box of an annotation: its own, else that of its mask, else that of its labelled keypoints."""
+    if annotation.bbox is not None:
+        return annotation.bbox
+    if isinstance(annotation.segmentation, dict):
+        return rle_box(annotation.segmentation)
+    if annotation.segmentation:
+        return polygons_box(annotation.segmentation)
+    points = annotation.keypoints or []
+    labelled = [
+        coordinate
+        for x, y, visibility in zip(points[0::3], points[1::3], points[2::3], strict=False)
+        if visibility > 0
+        for coordinate in (x, y)
+    ]
+    return polygons_box([labelled])
+
+
+def annotation_area(annotation: Annotation) -> float:
+    """The area in px²: the recorded one, else that of the mask, else that of the box."""
+    if annotation.area is not None:
+        return annotation.area
+    if isinstance(annotation.segmentation, dict):
+        return rle_area(annotation.segmentation)
+    if annotation.segmentation:
+        return polygons_area(annotation.segmentation)
+    box = annotation_box(annotation)
+    return 0 if box is None else max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+
+class CocoWriter:
+    """Writes images as they come, so that the memory used does not grow with the dataset.
+
+    `add` appends to two anonymous files in `folder`; `write` joins them. Category ids are given at
+    the end, when all names are known (several files, say train and val, can then share them).
+    With `keep_ids` images, annotations and categories keep the ids they carry.
+    """
+
+    def __init__(self, folder: str | Path, keep_ids: bool = False) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._images = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")  # noqa: SIM115
+        self._annotations = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")  # noqa: SIM115
+        self._keep_ids = keep_ids
+        self._numbers: dict[str, int] = {}  # category name → order of appearance
+        self._per_category: Counter[str] = Counter()
+        self._num_images = self._num_annotations = self._num_empty = 0
+
+    def __enter__(self) -> CocoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._images.close()
+        self._annotations.close()
+
+    @property
+    def category_names(self) -> set[str]:
+        """Names of all categories that annotations added so far have."""
+        return set(self._numbers)
+
+    def add(self, image: Image) -> None:
+        """Append an image and its annotations. InputError for what COCO JSON cannot express."""
+        where = image.source or image.file_name
+        if not image.file_name:
+            raise InputError(f"{where}: the image has no file name.")
+        if image.width < 1 or image.height < 1:
+            raise InputError(
+                f"{where}: the size of {image.file_name} is {image.width}×{image.height}, "
+                "but an image has at least one pixel. Give the images or mend the recorded size."
+            )
+        self._num_images += 1
+        self._num_empty += not image.annotations
+        image_id = self._id(image.id, self._num_images, where)
+        self._images.write(_dump(_image_entry(image, image_id), where) + "\n")
+        for annotation in image.annotations:
+            self._num_annotations += 1
+            where = annotation.source or image.source or image.file_name
+            annotation_id = self._id(annotation.id, self._num_annotations, where)
+            number = self._numbers.setdefault(annotation.category, len(self._numbers))
+            self._per_category[annotation.category] += 1
+            entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
+            # The category's id is not known yet: its number stands before the entry until `write`.
+            self._annotations.write(f"{number} {entry}\n")
+
+    def write(
+        self,
+        path: str | Path,
+        categories: Sequence[Category] | None,
+        info: dict[str, Any],
+        licenses: Sequence[dict[str, Any]] = (),
+    ) -> Summary:
+        """Write the COCO file to `path`. Without `categories` they are the names seen, sorted.
+
+        InputError if an annotation's category is not among `categories`, or a name is there twice.
+        """
+        if categories is None:
+            categories = [Category(name) for name in sorted(self._numbers)]
+        ids = self._category_ids(categories)
+        unknown = sorted(set(self._numbers) - set(ids))
+        if unknown:
+            raise InputError(
+                f"Annotations name the categories {', '.join(map(repr, unknown))}, which are not "
+                f"among the declared ones ({', '.join(map(repr, ids)) or 'none'})."
+            )
+        id_of_number = {str(number): ids[name] for name, number in self._numbers.items()}
+        with open(path, "w", encoding="utf-8", newline="\n") as out:
+            out.write(f'{{\n"info": {_dump(info, "info")},\n')
+            out.write(f'"licenses": {_dump(list(licenses), "licenses")},\n')
+            entries = (_dump(_category_entry(c, ids[c.name]), c.name) for c in categories)
+            _write_list(out, "categories", entries)
+            out.write(",\n")
+            _write_list(out, "images", _lines(self._images))
+            out.write(",\n")
+            _write_list(
+                out,
+                "annotations",
+                (
+                    f'{{"category_id":{id_of_number[number]},{entry[1:]}'
+                    for number, entry in (line.split(" ", 1) for line in _lines(self._annotations))
+                ),
+            )
+            out.write("\n}\n")
+        return Summary(
+            path=Path(path),
+            images=self._num_images,
+            empty_images=self._num_empty,
+            annotations=self._num_annotations,
+            per_category={name: self._per_category[name] for name in ids},
+        )
+
+    def _id(self, own: int | None, counted: int, where: str) -> int:
+        if not self._keep_ids:
+            return counted
+        if own is None:
+            raise InputError(f"{where}: ids are to be kept, but there is none here.")
+        return own
+
+    def _category_ids(self, categories: Sequence[Category]) -> dict[str, int]:
+        ids: dict[str, int] = {}
+        for position, category in enumerate(categories, start=1):
+            if category.name in ids:
+                raise InputError(
+                    f"The category name {category.name!r} is declared twice. Rename one of them."
+                )
+            ids[category.name] = self._id(category.id, position, f"category {category.name!r}")
+        return ids
+
+
+def write_coco(
+    path: str | Path,
+    images: Iterable[Image],
+    categories: Sequence[Category] | None,
+    info: dict[str, Any],
+    licenses: Sequence[dict[str, Any]] = (),
+    keep_ids: bool = False,
+) -> Summary:
+    """Stream `images` into the COCO file `path`, which appears whole or not at all.
+
+    Image and annotation ids count from 1 in the order given; category ids count from 1 in the order of
+    `categories`, or of the sorted names seen if that is None. `keep_ids` keeps those of the records.
+    """
+    with atomic_path(path) as temporary, CocoWriter(temporary.parent, keep_ids) as writer:
+        for image in images:
+            writer.add(image)
+        summary = writer.write(temporary, categories, info, licenses)
+    summary.path = Path(path)
+    return summary
+
+
+def load_coco(path: str | Path, notes: Notes | None = None) -> Dataset:
+    """Read COCO instances or keypoints JSON.
+
+    Whatever is not as COCO says (ids not unique or unknown, missing keys, wrong types, broken masks)
+    raises an InputError that names the file and the entry; with `notes`, faults of single images and
+    annotations drop the entry and are noted there instead. NaN and inverted or empty boxes are read as
+    they are: finding those is the work of `check`. Unknown keys end in `attributes`.
+    """
+    return _Loader(Path(path), notes).dataset(read_json(path))
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file in UTF-8, -16 or -32, with or without a byte order mark.
+
+    InputError with line and column if it is not JSON.
+    """
+    try:
+        # json.loads finds out the encoding of bytes by itself.
+        return json.loads(Path(path).read_bytes())
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
+            "The file may be truncated or of another format."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not text: byte {error.start} is not valid {error.encoding}."
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply to be a label file.") from error
+
+
+class _Loader:
+    def __init__(self, path: Path, notes: Notes | None) -> None:
+        self.path = path
+        self.notes = notes
+
+    def dataset(self, content: Any) -> Dataset:
+        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+            raise InputError(f'{self.path}: not a COCO file: there is no list "images" at the top.')
+        categories = self.categories(_list(content, "categories", self.path))
+        names = {category.id: category.name for category in categories}
+        images: dict[int, Image] = {}
+        for index, entry in enumerate(content["images"]):
+            self.entry(self.image, f"images[{index}]", entry, images)
+        annotation_ids: set[int] = set()
+        for index, entry in enumerate(_list(content, "annotations", self.path)):
+            place = f"annotations[{index}]"
+            self.entry(self.annotation, place, entry, images, names, annotation_ids)
+        info = content.get("info")
+        return Dataset(
+            images=list(images.values()),
+            categories=categories,
+            info=info if isinstance(info, dict) else {},
+            licenses=_list(content, "licenses", self.path),
+        )
+
+    def entry(self, read: Any, place: str, entry: Any, *more: Any) -> None:
+        """Read one entry; a fault in it is an InputError, or a note if there is where to note it."""
+        try:
+            if not isinstance(entry, dict):
+                raise ValueError("is not an object in braces")
+            read(place, entry, *more)
+        except ValueError as fault:
+            if self.notes is None:
+                raise InputError(f"{self.path}: {place} {_id_of(entry)}{fault}.") from fault
+            self.notes.drop(f"{place.partition('[')[0][:-1]} {fault}", f"{self.path}:{place}")
+
+    def categories(self, entries: list[Any]) -> list[Category]:
+        found: dict[int, Category] = {}
+        names: set[str] = set()
+        for index, entry in enumerate(entries):
+            place = f"{self.path}: categories[{index}]"
+            if not isinstance(entry, dict):
+                raise InputError(f"{place} is not an object in braces.")
+            try:
+                category = _category(entry)
+            except ValueError as fault:
+                raise InputError(f"{place} {fault}.") from fault
+            if category.id in found:
+                raise InputError(f"{place}: the id {category.id} is there twice.")
+            if category.name in names:
+                raise InputError(f"{place}: the name {category.name!r} is there twice. Rename one.")
+            found[category.id] = category
+            names.add(category.name)
+        return list(found.values())
+
+    def image(self, place: str, entry: dict, images: dict[int, Image]) -> None:
+        rest = dict(entry)
+        image_id = _integer(rest, "id")
+        if image_id in images:
+            raise ValueError("has an id that is there twice")
+        image = Image(
+            file_name=_text(rest, "file_name"),
+            width=_integer(rest, "width"),
+            height=_integer(rest, "height"),
+            id=image_id,
+            source=f"{self.path}:{place}",
+        )
+        image.attributes = _attributes(rest)
+        images[image_id] = image
+
+    def annotation(
+        self, place: str, entry: dict, images: dict[int, Image], names: dict, ids: set[int]
+    ) -> None:
+        rest = dict(entry)
+        annotation_id = _integer(rest, "id")
+        if annotation_id in ids:
+            raise ValueError("has an id that is there twice")
+        image = images.get(_integer(rest, "image_id"))
+        if image is None:
+            raise ValueError("has an image_id that no image has")
+        category = names.get(_integer(rest, "category_id"))
+        if category is None:
+            raise ValueError("has a category_id that no category has")
+        ids.add(annotation_id)
+        rest.pop("num_keypoints", None)
+        image.annotations.append(
+            Annotation(
+                category=category,
+                bbox=_box(rest.pop("bbox", None)),
+                segmentation=read_segmentation(rest.pop("segmentation", None)),
+                keypoints=_keypoints(rest.pop("keypoints", None)),
+                iscrowd=_flag(rest.pop("iscrowd", 0)),
+                area=None if rest.get("area") is None else _number(rest, "area"),
+                attributes=_attributes(rest, drop=("area",)),
+                id=annotation_id,
+                source=f"{self.path}:{place}",
+            )
+        )
+
+
+def read_segmentation(value: Any) -> Segmentation | None:
+    """A COCO `segmentation` as polygons or a compressed RLE; ValueError if it is neither."""
+    if value is None or value == []:
+        return None
+    if isinstance(value, list):
+        if isinstance(value[0], int | float):
+            value = [value]  # a single polygon without its list, as some tools write
+        for polygon in value:
+            if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
+                raise ValueError("has a polygon that is not a list of numbers")
+            if len(polygon) % 2:
+                raise ValueError("has a polygon with an odd number of coordinates")
+        return value
+    if not isinstance(value, dict) or not {"size", "counts"} <= value.keys():
+        raise ValueError("has a segmentation that is neither polygons nor an RLE")
+    size, counts = value["size"], value["counts"]
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
+    ):
+        raise ValueError("has an RLE whose size is not [height, width]")
+    try:
+        if isinstance(counts, list):
+            return compress_runs(counts, *size)
+        if not isinstance(counts, str):
+            raise ValueError("the counts are neither text nor a list")
+        rle = {"size": size, "counts": counts}
+        check_rle(rle)
+    except ValueError as fault:
+        raise ValueError(f"has a broken RLE: {fault}") from fault
+    return rle
+
+
+def _category(entry: dict) -> Category:
+    rest = dict(entry)
+    keypoints = rest.pop("keypoints", None) or []
+    skeleton = rest.pop("skeleton", None) or []
+    if not all(isinstance(name, str) for name in keypoints):
+        raise ValueError("has keypoint names that are not text")
+    if not all(isinstance(bone, list) and len(bone) == 2 for bone in skeleton):
+        raise ValueError("has a skeleton that is not a list of pairs")
+    return Category(
+        id=_integer(rest, "id"),
+        name=_text(rest, "name"),
+        supercategory=str(rest.pop("supercategory", "") or ""),
+        keypoints=tuple(keypoints),
+        skeleton=tuple((first, second) for first, second in skeleton),
+        extra=rest,
+    )
+
+
+def _attributes(rest: dict, drop: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What is left of an entry, joined with its own `attributes`."""
+    own = rest.pop("attributes", None)
+    attributes = {key: value for key, value in rest.items() if key not in drop}
+    if isinstance(own, dict):
+        return attributes | own
+    return attributes if own is None else attributes | {"attributes": own}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _integer(entry: dict, key: str) -> int:
+    value = entry.pop(key, None)
+    if value is None:
+        raise ValueError(f"has no {key}")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"has a {key} that is not a whole number")
+    return value
+
+
+def _number(entry: dict, key: str) -> float:
+    value = entry.pop(key)
+    if not _is_number(value):
+        raise ValueError(f"has {key} that is not a number")
+    return value
+
+
+def _text(entry: dict, key: str) -> str:
+    value = entry.pop(key, None)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"has no {key}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if value not in (0, 1, None):
+        raise ValueError("has an iscrowd that is neither 0 nor 1")
+    return bool(value)
+
+
+def _box(value: Any) -> Box | None:
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        raise ValueError("has a bbox that is not four numbers")
+    x, y, width, height = value
+    return (x, y, x + width, y + height)
+
+
+def _keypoints(value: Any) -> list[float] | None:
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or len(value) % 3 or not all(map(_is_number, value)):
+        raise ValueError("has keypoints that are not triples of numbers")
+    return value
+
+
+def _list(content: dict, key: str, path: Path) -> list[Any]:
+    value = content.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InputError(f'{path}: "{key}" is not a list.')
+    return value
+
+
+def _id_of(entry: Any) -> str:
+    return f"(id {entry['id']}) " if isinstance(entry, dict) and "id" in entry else ""
+
+
+def _image_entry(image: Image, image_id: int) -> dict[str, Any]:
+    entry = {
+        "id": image_id,
+        "file_name": image.file_name,
+        "width": image.width,
+        "height": image.height,
+    }
+    attributes = dict(image.attributes)
+    entry |= {key: attributes.pop(key) for key in IMAGE_EXTRAS if key in attributes}
+    if attributes:
+        entry["attributes"] = attributes
+    return entry
+
+
+def _annotation_entry(annotation: Annotation, annotation_id: int, image_id: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": annotation_id, "image_id": image_id}
+    box = annotation_box(annotation)
+    if box is not None:
+        left, top, right, bottom = box
+        entry["bbox"] = [_tidy(value) for value in (left, top, right - left, bottom - top)]
+    if annotation.segmentation:
+        entry["segmentation"] = annotation.segmentation
+    if annotation.keypoints is not None:
+        entry["keypoints"] = annotation.keypoints
+        entry["num_keypoints"] = sum(visibility > 0 for visibility in annotation.keypoints[2::3])
+    entry["area"] = _tidy(annotation_area(annotation))
+    entry["iscrowd"] = int(annotation.iscrowd)
+    if annotation.attributes:
+        entry["attributes"] = annotation.attributes
+    return entry
+
+
+def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
+    entry = {"id": category_id, "name": category.name, "supercategory": category.supercategory}
+    if category.keypoints:
+        entry["keypoints"] = category.keypoints
+        entry["skeleton"] = category.skeleton
+    return entry | category.extra
+
+
+def _tidy(value: float) -> float:
+    """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label means."""
+    if isinstance(value, int):
+        return value
+    value = round(value, 6)
+    return int(value) if value.is_integer() else value
+
+
+def _dump(value: Any, where: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise InputError(
+            f"{where}: a number is NaN or infinite, which JSON cannot hold. Mend or remove this record."
+        ) from error
+
+
+def _lines(file: IO[str]) -> Iterable[str]:
+    file.seek(0)
+    return (line.rstrip("\n") for line in file)
+
+
+def _write_list(out: IO[str], key: str, entries: Iterable[str]) -> None:
+    out.write(f'"{key}": [')
+    separator = "\n"
+    for entry in entries:
+        out.write(separator + entry)
+        separator = ",\n"
+    out.write("\n]")

@@ -1,0 +1,126 @@
+"""Masks in COCO's forms: run-length encoding (RLE) and polygons.
+
+An RLE is `{"size": [height, width], "counts": str}`: the lengths of the runs of 0s and 1s in turn, read
+column by column, beginning with 0s, packed into ASCII text as pycocotools does it.
+numpy, OpenCV and pycocotools are imported when first needed: they take longer than our whole start-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """RLE of a boolean or integer HW array; every value but 0 belongs to the mask."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: dict) -> np.ndarray:
+    """The uint8 HW array (0 and 1) of an RLE."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+
+
+def compress_runs(runs: Sequence[int], height: int, width: int) -> dict:
+    """RLE of plain run lengths (COCO's uncompressed form). ValueError if they do not fill the image."""
+    from pycocotools import mask as coco_mask
+
+    if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(f"the runs do not add up to the {width}×{height} pixels of the mask")
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def run_lengths(counts: str) -> list[int]:
+    """The run lengths packed in an RLE's text. ValueError if the text is not such.
+
+    Five bits a character, the lowest first, bit 5 says that more follow, bit 4 of the last is the
+    sign; from the third run on the difference to the run two before is stored.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"{character!r} is no character of an RLE")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        if len(runs) > 2:
+            value += runs[-2]
+        if value < 0:
+            raise ValueError("a run has a negative length")
+        runs.append(value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the text ends in the middle of a run")
+    return runs
+
+
+def check_rle(rle: dict) -> None:
+    """ValueError if the size and the runs of an RLE do not fit together."""
+    height, width = rle["size"]
+    if sum(run_lengths(rle["counts"])) != height * width:
+        raise ValueError(f"the runs do not add up to the {width}×{height} pixels of the mask")
+
+
+def rle_area(rle: dict) -> int:
+    """Number of pixels in the mask."""
+    return sum(run_lengths(rle["counts"])[1::2])
+
+
+def rle_box(rle: dict) -> Box | None:
+    """Tight XYXY box around the mask's pixels (right and bottom edges exclusive); None if empty."""
+    height = rle["size"][0]
+    start = 0
+    left = top = right = bottom = None
+    for index, run in enumerate(run_lengths(rle["counts"])):
+        if index % 2 and run:
+            end = start + run - 1
+            first, last = start // height, end // height
+            # A run that goes on into the next column touches both the bottom and the top row.
+            highest, lowest = (0, height) if first != last else (start % height, end % height + 1)
+            left = first if left is None else left
+            right = last + 1
+            top = highest if top is None else min(top, highest)
+            bottom = lowest if bottom is None else max(bottom, lowest)
+        start += run
+    if left is None:
+        return None
+    return (float(left), float(top), float(right), float(bottom))
+
+
+def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
+    """Sum of the polygons' areas (shoelace formula), as in COCO's own annotation files."""
+    return sum(abs(_signed_area(polygon)) for polygon in polygons)
+
+
+def polygons_box(polygons: Sequence[Sequence[float]]) -> Box | None:
+    """Tight XYXY box around the corners; None if there are none."""
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    if not xs or not ys:
+        return None
+    return (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
+
+
+def _signed_area(polygon: Sequence[float]) -> float:
+    xs, ys = polygon[0::2], polygon[1::2]
+    # zip, strict=False: an odd number of coordinates is for `check` to find, not for us to fall over.
+    corners = list(zip(xs, ys, strict=False))
+    following = corners[1:] + corners[:1]
+    return sum(x * b - a * y for (x, y), (a, b) in zip(corners, following, strict=True)) / 2
