@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
@@ -142,7 +142,7 @@ class CocoWriter:
         self._per_category: Counter[str] = Counter()
         self._num_images = self._num_annotations = self._num_empty = 0
 
-    def __enter__(self) -> CocoWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
