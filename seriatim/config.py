@@ -81,23 +81,25 @@ def _add_augmentation_keys(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
-    # Any timm model with features_only as a backbone (build_timm_fpn_backbone, build_timm_pan_backbone).
+    # Any convolutional or hierarchical timm model as a backbone: TimmBackbone alone,
+    # build_timm_fpn_backbone or build_timm_pan_backbone with a neck by MODEL.FPN. Its levels are
+    # named res2 (stride 4), res3 (stride 8) … as Detectron2 names ResNet's.
     cfg.MODEL.TIMM = t = CN()
     t.NAME = "tf_efficientnet_lite0"
-    # "": random; "package": the package that carries them (tf_efficientnet_lite0 only); else a file.
+    # "": random; "package": ImageNet weights from the package that carries them
+    # (tf_efficientnet_lite0 only); else a file of weights in timm's own format.
     t.WEIGHTS = ""
-    # Feature levels by timm's index; () takes those of stride 8, 16 and 32.
-    t.OUT_INDICES = ()
     # "": as timm builds it; "FrozenBN": statistics and affine fixed (use with pretrained weights only);
     # "GN": GroupNorm, for training from scratch with small batches.
     t.NORM = ""
-    # Number of leading stages (stem first) that are not trained.
+    # Levels of stride <= 2**FREEZE_AT are not trained and their BatchNorms are fixed; 0: all trained.
     t.FREEZE_AT = 0
-    # Stochastic depth rate.
+    # Stochastic depth rate (arXiv 1603.09382).
     t.DROP_PATH = 0.0
 
-    # Levels added above the last one of FPN / PAN by stride-2 convolutions.
-    cfg.MODEL.FPN.EXTRA_LEVELS = 0
+    # Levels above the neck's last one: "" none; "maxpool" one (p6, as Faster R-CNN has it);
+    # "p6p7" two by stride-2 convolutions (as RetinaNet has them).
+    cfg.MODEL.FPN.TOP_BLOCK = ""
 
     # TaskAlignedDetector, see seriatim/modeling/meta_arch/task_aligned.py for the papers.
     cfg.MODEL.TASK_ALIGNED = d = CN()
@@ -132,7 +134,10 @@ def _add_training_keys(cfg: CfgNode) -> None:
     s.OPTIMIZER = "SGD"
     # > 0: SOLVER.MAX_ITER, STEPS and WARMUP_ITERS are set from so many passes over the data.
     s.EPOCHS = 0.0
-    # Steps of the model over which gradients are averaged before one step of the optimizer.
+    # Images per step that SOLVER.BASE_LR is meant for; the rate is scaled linearly from there to
+    # IMS_PER_BATCH × ACCUMULATE. 0: BASE_LR is used as it stands.
+    s.REFERENCE_BATCH = 0
+    # Batches of IMS_PER_BATCH images over which gradients are averaged before one step of the optimizer.
     s.ACCUMULATE = 1
     # Learning-rate factor of the backbone.
     s.BACKBONE_MULTIPLIER = 1.0
@@ -145,6 +150,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     s.PRECISION = "auto"
     # Channels-last memory format: "auto", "on", "off".
     s.CHANNELS_LAST = "auto"
+    # True: only deterministic algorithms; an operation on CUDA that has none stops the run.
+    s.DETERMINISTIC = False
 
 
 def _add_hook_keys(cfg: CfgNode) -> None:

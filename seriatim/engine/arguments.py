@@ -1,0 +1,93 @@
+"""The command line of train_net.py. Imports nothing heavy: `--help` must be instant."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+EXAMPLES = """\
+examples:
+  train                   train_net.py --config-file configs/demo.yaml
+  change any key          train_net.py --config-file configs/demo.yaml SOLVER.MAX_ITER 500 OUTPUT_DIR output/long
+  look before you leap    train_net.py --config-file configs/demo.yaml --dry-run
+  go on after a stop      train_net.py --config-file configs/demo.yaml --resume
+  evaluate only           train_net.py --config-file configs/demo.yaml --eval-only MODEL.WEIGHTS output/demo/model_final.pth
+  4 GPUs                  train_net.py --config-file configs/demo.yaml --num-gpus 4
+  2 CPU processes         train_net.py --config-file configs/demo.yaml --num-processes 2
+  torchrun                torchrun --nproc-per-node 4 train_net.py --config-file configs/demo.yaml
+  a LazyConfig (.py)      train_net.py --config-file config.py train.max_iter=100
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of train_net.py."""
+    parser = argparse.ArgumentParser(
+        prog="train_net.py",
+        description="Train or evaluate the model that a config describes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a YAML file, a name in Detectron2's model zoo, or a LazyConfig .py file (which is executed)",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    mode.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the config's changes, the datasets, the model and a time estimate; write nothing",
+    )
+    mode.add_argument(
+        "--probe-batch-size",
+        action="store_true",
+        help="find the largest SOLVER.IMS_PER_BATCH that the memory holds; write nothing",
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in OUTPUT_DIR, exactly",
+    )
+    start.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove what an earlier run left in OUTPUT_DIR, start anew",
+    )
+    parser.add_argument(
+        "--num-gpus", type=_count, default=1, metavar="N", help="GPUs per machine (default: 1)"
+    )
+    parser.add_argument(
+        "--num-processes",
+        type=_count,
+        metavar="N",
+        help="processes per machine on CPU (default: 1)",
+    )
+    parser.add_argument(
+        "--num-machines", type=_count, default=1, metavar="N", help="machines (default: 1)"
+    )
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="I", help="this machine's number, from 0"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="tcp://HOST:PORT of machine 0 (several machines)",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; options may stand before, between and after the KEY VALUE pairs."""
+    return build_parser().parse_intermixed_args(arguments)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, not {value}")
+    return value

@@ -1,0 +1,27 @@
+"""The trainer's hooks, one a file. docs/hooks.md says what each does and which key governs it."""
+
+from seriatim.engine.hooks.best_checkpoint import BestCheckpoint
+from seriatim.engine.hooks.checkpoint import Checkpoint
+from seriatim.engine.hooks.early_stopping import EarlyStopping
+from seriatim.engine.hooks.evaluation import Evaluation
+from seriatim.engine.hooks.interrupt import Interrupt
+from seriatim.engine.hooks.pictures import Pictures
+from seriatim.engine.hooks.precise_bn import PreciseBatchNorm
+from seriatim.engine.hooks.progress import Progress
+from seriatim.engine.hooks.statistics import Statistics
+from seriatim.engine.hooks.validation_loss import ValidationLoss
+from seriatim.engine.hooks.writers import Writers
+
+__all__ = [
+    "BestCheckpoint",
+    "Checkpoint",
+    "EarlyStopping",
+    "Evaluation",
+    "Interrupt",
+    "Pictures",
+    "PreciseBatchNorm",
+    "Progress",
+    "Statistics",
+    "ValidationLoss",
+    "Writers",
+]

@@ -1,0 +1,301 @@
+"""From a command line to a config that is resolved, checked and ready to run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+
+from dataset_tools.errors import InputError
+from dataset_tools.files import write_text
+from seriatim.config import load_config
+from seriatim.data.catalog import register_datasets
+from seriatim.engine.hooks.metric import MODES
+from seriatim.engine.logs import setup_logging
+from seriatim.engine.optimizer import OPTIMIZERS, scale_learning_rate
+from seriatim.engine.precision import resolve_channels_last, resolve_precision
+from seriatim.engine.state import seed_everything
+
+logger = logging.getLogger(__name__)
+SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+# What a run leaves in OUTPUT_DIR, and --overwrite removes.
+RUN_FILES = (
+    "model_*.pth",
+    ".model_*.pth",
+    "last_checkpoint",
+    "metrics.json",
+    "config.yaml",
+    "log.txt*",
+    "events.out.tfevents.*",
+)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of `args.config_file` and `args.opts`, with the datasets registered.
+
+    What the config leaves open is filled in: device, number of classes, schedule, seed. The global
+    generators are seeded. Nothing is written.
+
+    Raises:
+        InputError: anything in the config contradicts itself, the data or this machine.
+    """
+    setup_logging(None, comm.get_rank())
+    cfg = load_config(args.config_file, args.opts)
+    register_datasets(cfg)
+    resolve_device(cfg)
+    resolve_classes(cfg)
+    validate(cfg)
+    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    resolve_schedule(cfg)
+    resolve_seed(cfg, resume=getattr(args, "resume", False))
+    cfg.freeze()
+    set_determinism(cfg)
+    seed_everything(cfg.SEED + comm.get_rank())
+    return cfg
+
+
+def resolve_device(cfg: CfgNode) -> None:
+    """Turn MODEL.DEVICE "auto" into cuda or cpu; complain about one that is not there."""
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=cfg.MODEL.DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which this machine does not have ({reason})."
+            ' "auto" takes what there is.'
+        ) from None
+
+
+def resolve_classes(cfg: CfgNode) -> None:
+    """Fill every NUM_CLASSES that is 0 from the data; complain about one that contradicts it."""
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        return
+    things = _common_classes(names, "thing_classes")
+    stuff = _common_classes(names, "stuff_classes")
+    for path, group in _groups(cfg.MODEL, "MODEL"):
+        if "NUM_CLASSES" not in group:
+            continue
+        classes = stuff if path == "MODEL.SEM_SEG_HEAD" else things
+        if classes is None:
+            continue
+        if group.NUM_CLASSES == 0:
+            group.NUM_CLASSES = len(classes)
+        elif group.NUM_CLASSES != len(classes) and _is_used(cfg, path):
+            raise InputError(
+                f"{path}.NUM_CLASSES is {group.NUM_CLASSES}, but the data ({', '.join(names)}) has"
+                f" {len(classes)} categories: {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}."
+                f" Set it to {len(classes)}, or to 0 to take it from the data."
+            )
+
+
+def _is_used(cfg: CfgNode, group: str) -> bool:
+    """Whether the meta-architecture reads this group; what is not known here counts as read."""
+    readers = {
+        "MODEL.RETINANET": ("RetinaNet",),
+        "MODEL.ROI_HEADS": ("GeneralizedRCNN", "PanopticFPN"),
+        "MODEL.SEM_SEG_HEAD": ("SemanticSegmentor", "PanopticFPN"),
+        "MODEL.TASK_ALIGNED": ("TaskAlignedDetector",),
+    }
+    return group not in readers or cfg.MODEL.META_ARCHITECTURE in readers[group]
+
+
+def _groups(node: CfgNode, path: str) -> Iterator[tuple[str, CfgNode]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield f"{path}.{key}", value
+            yield from _groups(value, f"{path}.{key}")
+
+
+def _common_classes(names: list[str], field: str) -> list[str] | None:
+    """The class list that all datasets share, or None where they have none."""
+    lists = {name: list(MetadataCatalog.get(name).get(field) or []) for name in names}
+    first = names[0]
+    for name, classes in lists.items():
+        if classes != lists[first]:
+            raise InputError(
+                f"{first} and {name} differ in their categories ({field}): {_difference(lists[first], classes)}."
+                " Datasets that are used together need the same categories in the same order;"
+                " `python -m dataset_tools merge` makes them so."
+            )
+    return lists[first] or None
+
+
+def _difference(a: list[str], b: list[str]) -> str:
+    only_a, only_b = [x for x in a if x not in b], [x for x in b if x not in a]
+    if only_a or only_b:
+        return f"only the first has {only_a or 'none more'}, only the second has {only_b or 'none more'}"
+    return f"their order is {a} and {b}"
+
+
+def validate(cfg: CfgNode) -> None:
+    """Check everything that can be checked before a model is built.
+
+    Raises:
+        InputError: for the first thing that is wrong.
+    """
+    from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+    import seriatim.modeling  # noqa: F401 (registers our architectures and backbones)
+
+    _one_of(
+        "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, [n for n, _ in META_ARCH_REGISTRY]
+    )
+    _one_of("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, [n for n, _ in BACKBONE_REGISTRY])
+    _one_of("SERIATIM.SOLVER.OPTIMIZER", cfg.SERIATIM.SOLVER.OPTIMIZER, OPTIMIZERS)
+    _one_of("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES)
+    _one_of("SERIATIM.HOOKS.BEST_MODE", cfg.SERIATIM.HOOKS.BEST_MODE, MODES)
+    resolve_channels_last(cfg, resolve_precision(cfg))
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            known = [d["NAME"] for d in cfg.SERIATIM.DATASETS]
+            raise InputError(
+                f"DATASETS names {name!r}, which is not registered. SERIATIM.DATASETS has: {known or 'none'}."
+            )
+    _positive("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
+    _positive("SERIATIM.SOLVER.ACCUMULATE", cfg.SERIATIM.SOLVER.ACCUMULATE)
+    _positive("SERIATIM.HOOKS.LOG_PERIOD", cfg.SERIATIM.HOOKS.LOG_PERIOD)
+    _positive("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR)
+    if not 0 <= cfg.SERIATIM.SOLVER.EMA_DECAY < 1:
+        raise InputError(
+            f"SERIATIM.SOLVER.EMA_DECAY is {cfg.SERIATIM.SOLVER.EMA_DECAY}; it is at least 0 and below 1."
+        )
+    if cfg.SERIATIM.SOLVER.OPTIMIZER == "SGD" and cfg.SOLVER.NESTEROV and cfg.SOLVER.MOMENTUM <= 0:
+        raise InputError("SOLVER.NESTEROV needs SOLVER.MOMENTUM > 0.")
+    processes = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by {processes} processes."
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+        raise InputError(f"MODEL.WEIGHTS: there is no file {weights}.")
+
+
+def _one_of(key: str, value: str, choices) -> None:
+    if value not in choices:
+        raise InputError(f"{key} is {value!r}; it can be one of {', '.join(sorted(choices))}.")
+
+
+def _positive(key: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"{key} is {value}; it must be above 0.")
+
+
+def resolve_schedule(cfg: CfgNode) -> None:
+    """Set the number of steps from EPOCHS, the learning rate from the batch, and a warm-up that fits."""
+    solver = cfg.SOLVER
+    if cfg.SERIATIM.SOLVER.EPOCHS > 0:
+        images = count_training_images(cfg)
+        batch = solver.IMS_PER_BATCH * cfg.SERIATIM.SOLVER.ACCUMULATE
+        steps = max(1, math.ceil(cfg.SERIATIM.SOLVER.EPOCHS * images / batch))
+        scale = steps / solver.MAX_ITER
+        solver.STEPS = tuple(max(1, round(s * scale)) for s in solver.STEPS)
+        solver.WARMUP_ITERS = round(solver.WARMUP_ITERS * scale)
+        solver.MAX_ITER = steps
+        logger.info(
+            f"{cfg.SERIATIM.SOLVER.EPOCHS:g} epochs of {images} images at {batch} per step: {steps} steps,"
+            f" {solver.WARMUP_ITERS} of them warm-up"
+        )
+    if solver.MAX_ITER < 1:
+        raise InputError(f"SOLVER.MAX_ITER is {solver.MAX_ITER}; training takes at least one step.")
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        shorter = solver.MAX_ITER // 10
+        logger.warning(
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} would outlast the {solver.MAX_ITER} steps of training:"
+            f" warming up over {shorter} steps instead"
+        )
+        solver.WARMUP_ITERS = shorter
+    scale_learning_rate(cfg)
+
+
+def count_training_images(cfg: CfgNode) -> int:
+    """Images in DATASETS.TRAIN that training draws from."""
+    records = (record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name))
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return sum(1 for _ in records)
+    return sum(
+        any(not a.get("iscrowd", 0) for a in record.get("annotations", [{}])) for record in records
+    )
+
+
+def resolve_seed(cfg: CfgNode, resume: bool) -> None:
+    """Replace SEED -1 by the seed of the run that is resumed, or by a new one, the same in all processes."""
+    if cfg.SEED >= 0:
+        return
+    saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if resume and saved.is_file():
+        cfg.SEED = int(yaml.safe_load(saved.read_text()).get("SEED", -1))
+    if cfg.SEED < 0:
+        cfg.SEED = comm.all_gather(random.SystemRandom().randrange(2**31))[0]
+    logger.info(f"SEED {cfg.SEED}")
+
+
+def set_determinism(cfg: CfgNode) -> None:
+    """Allow deterministic algorithms only where SERIATIM.SOLVER.DETERMINISTIC asks for it."""
+    if cfg.SERIATIM.SOLVER.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS demands it
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not cfg.SERIATIM.SOLVER.DETERMINISTIC
+
+
+def prepare_output(cfg: CfgNode, resume: bool, overwrite: bool) -> None:
+    """Make OUTPUT_DIR ready for a training run: config.yaml and log.txt in it, no other run's files.
+
+    Raises:
+        InputError: it holds another run and neither `resume` nor `overwrite` was asked for, or it cannot
+            be written.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        if not resume:
+            _clear(folder, overwrite)
+        _check_writable(folder)
+        write_text(folder / "config.yaml", cfg.dump())
+    comm.synchronize()
+    setup_logging(folder, comm.get_rank())
+    logger.debug(f"Config:\n{cfg.dump()}")
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    finished, tag = folder / "model_final.pth", folder / "last_checkpoint"
+    if (finished.exists() or tag.exists()) and not overwrite:
+        state = (
+            "a finished run"
+            if finished.exists()
+            else f"an unfinished run ({tag.read_text().strip()})"
+        )
+        raise InputError(
+            f"OUTPUT_DIR {folder} already holds {state}. Go on with it by --resume, name another folder"
+            f" (OUTPUT_DIR {folder}_2 at the end of the command), or replace it by --overwrite."
+        )
+    for pattern in RUN_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
+    shutil.rmtree(folder / "inference", ignore_errors=True)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder} cannot be written: {error.strerror}. Name another one by OUTPUT_DIR."
+        ) from None
