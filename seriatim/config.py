@@ -235,15 +235,21 @@ def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, An
     """The mapping in the YAML file `path`, merged over the file that its `_BASE_` names."""
     path = path.resolve()
     if path in seen:
-        raise InputError(f"{seen[-1]}: _BASE_ goes round in a circle: {' → '.join(map(str, seen))}.")
+        raise InputError(
+            f"{seen[-1]}: _BASE_ goes round in a circle: {' → '.join(map(str, seen))}."
+        )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_ConfigLoader) or {}
     except FileNotFoundError:
-        raise InputError(f"{seen[-1] if seen else path}: its _BASE_ {path} does not exist.") from None
+        raise InputError(
+            f"{seen[-1] if seen else path}: its _BASE_ {path} does not exist."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a config that can be read safely: {error}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: a config is a mapping of keys to values, this is {type(values).__name__}.")
+        raise InputError(
+            f"{path}: a config is a mapping of keys to values, this is {type(values).__name__}."
+        )
     base = values.pop("_BASE_", None)
     if base is None:
         return values
@@ -344,7 +350,8 @@ def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
 
 _ConfigLoader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _construct_arithmetic)
 _ConfigLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
 )
 
 _OPERATORS = {
@@ -390,7 +397,8 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](*(_number(_evaluate(e, names)) for e in (left, right)))
         case ast.ListComp(
-            elt=element, generators=[ast.comprehension(target=ast.Name(id=name), iter=values, ifs=[])]
+            elt=element,
+            generators=[ast.comprehension(target=ast.Name(id=name), iter=values, ifs=[])],
         ):
             return [_evaluate(element, {**names, name: v}) for v in _evaluate(values, names)]
     raise ValueError(f"only literal arithmetic is evaluated in a config, not: {ast.unparse(node)}")

@@ -1,0 +1,1 @@
+"""Backbones on timm, and their necks."""
