@@ -18,7 +18,9 @@ import numpy as np
 from seriatim.visualization import palette
 from seriatim.visualization.image import enlargement, resize, to_rgb8
 from seriatim.visualization.items import Item, to_items
+from seriatim.visualization.match import Matches, Outcome, match_items
 from seriatim.visualization.palette import RGB
+from seriatim.visualization.sheet import Legend, captioned
 from seriatim.visualization.text import put_text, text_mask
 
 _SHIFT = 4  # OpenCV's fixed-point bits: lines are placed to 1/16 px
@@ -398,6 +400,91 @@ def _put_label(canvas: np.ndarray, style: Style, x: int, y: int, w: int, h: int,
     plate = np.ones((h, w), bool)
     _blend(canvas, plate, x, y, style.color, alpha=0.88)
     put_text(canvas, style.label, x + size // 4, y, size, palette.readable_on(style.color))
+
+
+_OUTCOMES = {
+    Outcome.HIT: palette.HIT,
+    Outcome.MISS: palette.MISS,
+    Outcome.FALSE_ALARM: palette.FALSE_ALARM,
+    Outcome.WRONG_CLASS: palette.WRONG_CLASS,
+    Outcome.IGNORED: palette.IGNORED,
+}
+
+
+def draw_comparison(
+    image: np.ndarray,
+    truth: Any,
+    predictions: Any,
+    metadata: Any = None,
+    *,
+    threshold: float = 0.5,
+    iou: float = 0.5,
+    scale: float | None = None,
+    legend: bool = True,
+) -> np.ndarray:
+    """Ground truth on the left, predictions on the right, coloured by what became of each.
+
+    Args:
+        truth, predictions: as `draw_instances` takes them.
+        threshold: predictions below this score are left out, before matching.
+        iou: an object is found when its IoU with a prediction is at least this.
+        legend: False leaves out the bar below that says what the colours mean.
+
+    Returns:
+        uint8 RGB (H', W', 3).
+    """
+    truth, found = to_items(truth), to_items(predictions, threshold)
+    matches = match_items(truth, found, iou, np.asarray(image).shape[:2])
+    styles = comparison_styles(truth, found, matches, metadata)
+    left, right = (
+        draw_items(image, items, s, metadata, scale=scale)
+        for items, s in zip((truth, found), styles, strict=True)
+    )
+    gap = np.full((left.shape[0], max(4, left.shape[1] // 100), 3), 255, np.uint8)
+    picture = np.concatenate([left, gap, right], axis=1)
+    if not legend:
+        return picture
+    title = f"ground truth | prediction ≥ {threshold:.2f}"
+    return captioned(picture, title, comparison_legend(matches))
+
+
+def comparison_legend(matches: Matches) -> Legend:
+    """What the colours of a comparison mean, and how often each occurs."""
+    words = {
+        Outcome.HIT: "found",
+        Outcome.MISS: "missed",
+        Outcome.FALSE_ALARM: "false alarm",
+        Outcome.WRONG_CLASS: "wrong class",
+        Outcome.IGNORED: "ignored",
+    }
+    counts = {outcome: matches.count(outcome) for outcome in words}
+    return [(f"{word} {counts[o]}", _OUTCOMES[o]) for o, word in words.items() if counts[o]]
+
+
+def comparison_styles(
+    truth: Sequence[Item], found: Sequence[Item], matches: Matches, metadata: Any
+) -> tuple[list[Style], list[Style]]:
+    """Hits are thin and quiet, errors are not; a wrong class names both classes."""
+    count = max((item.category for item in (*truth, *found)), default=-1) + 1
+    names = category_names(metadata, count)
+    single = len(names) <= 1
+
+    def style(item: Item, outcome: Outcome, partner: Item | None) -> Style:
+        words = [] if single else [names[item.category]]
+        if item.score is not None:
+            words.append(f"{100 * item.score:.0f}")
+        if outcome is Outcome.WRONG_CLASS and item.score is not None:
+            words.append(f"(is {names[partner.category]})")
+        quiet = outcome in (Outcome.HIT, Outcome.IGNORED)
+        label = "" if quiet and single else " ".join(words)
+        return Style(_OUTCOMES[outcome], label, 0.6 if quiet else 1.25, outcome is Outcome.IGNORED)
+
+    left = [style(t, o, None) for t, o in zip(truth, matches.truth, strict=True)]
+    right = [
+        style(f, o, truth[p] if p >= 0 else None)
+        for f, o, p in zip(found, matches.found, matches.found_partner, strict=True)
+    ]
+    return left, right
 
 
 def draw_semantic(
