@@ -1,11 +1,12 @@
-"""Package metadata. Tool settings are in pyproject.toml; how Detectron2 gets here is in docs/detectron2.md."""
+"""Package metadata. Tool settings are in pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Detectron2 is not listed: the project publishes no package of that name, so that pip could not resolve
-# it. `make setup` and `python -m tools.detectron2` install it; `python -m seriatim.doctor` checks.
+# Detectron2 is not listed: the project publishes no package of that name, so that pip could not
+# resolve it. `make setup` and `python -m tools.detectron2` install it; `python -m seriatim.doctor`
+# checks.
 REQUIRES = [
     "defusedxml",
     # Colour conversion, resizing, video. "headless" also imports on a server without libGL; the
@@ -43,7 +44,7 @@ DEV = [
 setup(
     name="seriatim",
     version="0.1.0",
-    description="Detectron2-based research, in an order in which every step proves the one before it",
+    description="Detectron2-based research in an order in which every step proves the one before",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     if Path(__file__).with_name("README.md").is_file()
     else "",

@@ -13,8 +13,8 @@ from . import source, wheel
 
 
 def installed() -> str | None:
-    """Version of the detectron2 in this environment, "unknown" when it carries none; None: there is none."""
-    # The current folder may hold a checkout of Detectron2's repository: find_spec would see the folder.
+    """Version of the detectron2 in this environment ("unknown" without metadata), or None."""
+    # A folder of that name on the path, such as this one, is no package: it has no origin.
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
         return None
@@ -25,7 +25,7 @@ def installed() -> str | None:
 
 
 def is_outdated(version: str | None) -> bool:
-    """Whether `version` is a wheel of ours that was built from other mends than the present ones."""
+    """Whether `version` is a wheel of ours from other mends than the present ones."""
     return version is not None and "+seriatim" in version and version != wheel.version()
 
 

@@ -1,7 +1,7 @@
 """What has to change in the sources of Detectron2 0.6 for today's libraries, and why.
 
-Each mend replaces one piece of text in one file and states how often that piece occurs. A count that
-differs stops the build: the sources are not the ones that the mend was written for.
+Each mend replaces one piece of text in one file and states how often that piece occurs. A count
+that differs stops the build: the sources are not the ones that the mend was written for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class MendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """Replace `old` by `new` in `file`, where it occurs `count` times; `why` ends up in the documentation."""
+    """Replace `old` by `new` in `file`, which must occur `count` times; `why` is for the documentation."""
 
     file: str
     old: str
@@ -70,11 +70,12 @@ _NUMPY = "NumPy 1.24 removed the aliases of Python's types"
 _MESHGRID = "PyTorch demands that the order of `meshgrid`'s axes is said"
 _AMP = "`torch.cuda.amp` is deprecated in favour of `torch.amp`"
 _WARN = "`Logger.warn` is deprecated"
-_CPU = "the replacement of `_C` works on every device"
+_CPU = "the replacement of `_C` works on every device, which the compiled one does not"
 _SCRIPT = (
     "`torch.jit.script` is deprecated and warns at import; nothing but TorchScript export needs it"
 )
 
+_COMMENT = "  # any device will do"
 _SEM_SEG = "detectron2/evaluation/sem_seg_evaluation.py"
 _DEFORM = "detectron2/layers/deform_conv.py"
 _TRAIN_LOOP = "detectron2/engine/train_loop.py"
@@ -147,7 +148,18 @@ MENDS: tuple[Mend, ...] = (
         "PyTorch 2 no longer brings Caffe2; the rest of the export works without it",
     ),
     Mend("detectron2/modeling/box_regression.py", "@torch.jit.script\n", "", 2, _SCRIPT),
+    Mend(
+        "detectron2/__init__.py",
+        "from .utils.env import setup_environment\n",
+        "import warnings\n\nfrom .utils.env import setup_environment\n\n"
+        "with warnings.catch_warnings():\n"
+        "    # At import fvcore uses torch.jit.script, which is deprecated; users cannot do anything about it.\n"
+        '    warnings.simplefilter("ignore", FutureWarning)\n'
+        "    import fvcore.nn as _\n",
+        1,
+        "fvcore still calls `torch.jit.script` at import: its warning would open every run",
+    ),
     # The replacement of detectron2._C
-    Mend(_DEFORM, "if not input.is_cuda:", "if False:", 2, _CPU),
-    Mend(_DEFORM, "if not grad_output.is_cuda:", "if False:", 2, _CPU),
+    Mend(_DEFORM, "if not input.is_cuda:", f"if False:{_COMMENT}", 2, _CPU),
+    Mend(_DEFORM, "if not grad_output.is_cuda:", f"if False:{_COMMENT}", 2, _CPU),
 )

@@ -53,7 +53,7 @@ def _download(cache: Path) -> None:
     if result.returncode:
         raise SourceError(
             f"pip could not fetch {ARCHIVE}: {result.stderr.strip()[-800:]}\n"
-            f"This step needs the package index once (and torch and setuptools in this environment);"
+            f"This step needs the package index once, and torch and setuptools here;"
             f" the archive is kept in {cache}, so that later runs need no network."
         )
 

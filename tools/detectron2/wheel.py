@@ -1,7 +1,7 @@
-"""Builds the wheel `detectron2` from a mended source tree: an archive of Python files and a RECORD.
+"""Builds the wheel `detectron2` from a source tree: an archive of Python files.
 
-A wheel without compiled parts is simple enough to be written directly (PEP 427); no build backend has
-to be there, nothing of the original setup.py runs, and the same sources give the same bytes.
+A wheel without compiled parts is simple enough to be written directly (PEP 427); no build backend
+has to be there, nothing of the original setup.py runs, and the same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ REQUIRES = (
 def version() -> str:
     """`0.6+seriatim.m…`: the local part is a digest of all that is done to the sources.
 
-    Any change to the mends or to the replacement gives another version, so that the installer sees an
-    outdated wheel of ours.
+    Any change to the mends or to the replacement gives another version, so that the installer sees
+    an outdated wheel of ours.
     """
     digest = hashlib.sha256()
     for path in sorted([source.HERE / "mends.py", source.HERE / "wheel.py", *_replacement_files()]):
@@ -96,7 +96,7 @@ def _metadata_files(tree: Path, info: str) -> Iterator[tuple[str, bytes]]:
         "Metadata-Version: 2.1",
         "Name: detectron2",
         f"Version: {version()}",
-        "Summary: Detectron2 0.6, mended for current PyTorch, NumPy and Pillow, without compiled parts",
+        "Summary: Detectron2 0.6 without compiled parts, for current PyTorch, NumPy and Pillow",
         "Home-page: https://github.com/facebookresearch/detectron2",
         "Author: FAIR",
         "License: Apache-2.0",

@@ -1,8 +1,8 @@
-"""`detectron2._C` without a compiler: the extension's functions, written with PyTorch's own operators.
+"""`detectron2._C` without a compiler: the same functions on PyTorch's own operators.
 
-Same names, same argument orders, same results as the compiled extension, on every device that PyTorch
-runs on. Importing this module also registers the operators `torch.ops.detectron2.*`, through which
-Detectron2 reaches the rotated operations.
+Same names, same argument orders, same results as the compiled extension, on every device that
+PyTorch runs on. Importing this module also registers the operators `torch.ops.detectron2.*`,
+through which Detectron2 reaches the rotated operations.
 """
 
 import torch
@@ -54,7 +54,7 @@ def get_cuda_version() -> str:
 
 
 def has_cuda() -> bool:
-    """False: this module carries no CUDA code of its own (whose architecture flags could be listed)."""
+    """False: this module carries no CUDA code of its own."""
     return False
 
 

@@ -1,7 +1,7 @@
 """COCO's matching and accumulation, as `COCOeval_opt` calls them, vectorised with NumPy.
 
-The rules are those of pycocotools' `COCOeval.evaluateImg` and `accumulate`. Detections are gone through
-by decreasing score; for each one all IoU thresholds are decided at once.
+The rules are those of pycocotools' `COCOeval.evaluateImg` and `accumulate`. Detections are gone
+through by decreasing score; for each one all IoU thresholds are decided at once.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(slots=True)
 class InstanceAnnotation:
-    """A ground truth or a detection: id, score, area in px² and the two marks of the ground truth."""
+    """A ground truth or a detection; the area is in px²."""
 
     id: int
     score: float
@@ -27,7 +27,8 @@ class ImageEvaluation:
     """The matches of D detections with G ground truths in one image, category and area range.
 
     Attributes:
-        detection_matches: int64 (T, D), id of the matched ground truth at each IoU threshold, 0: none.
+        detection_matches: int64 (T, D), id of the matched ground truth at each IoU threshold, 0:
+            none.
         detection_scores: float64 (D,), decreasing.
         ground_truth_ignores: bool (G,).
         detection_ignores: bool (T, D).
@@ -49,8 +50,8 @@ def COCOevalEvaluateImages(
 ) -> list[ImageEvaluation]:
     """Match detections to ground truths for each category, area range and image (in that order).
 
-    `image_category_ious[i][c][d][g]` is the IoU of the d-th detection by decreasing score with the g-th
-    ground truth; the instances are in the order in which they were given.
+    `image_category_ious[i][c][d][g]` is the IoU of the d-th detection by decreasing score with the
+    g-th ground truth; the instances are in the order in which they were given.
     """
     images = len(image_category_ground_truth_instances)
     categories = len(image_category_ious[0]) if image_category_ious else 0
@@ -137,8 +138,8 @@ def COCOevalAccumulate(params, evaluations: Sequence[ImageEvaluation]) -> dict:
         evaluations: what `COCOevalEvaluateImages` gave.
 
     Returns:
-        "precision" and "scores" (T, R, K, A, M) and "recall" (T, K, A, M), -1 where there is no ground
-        truth; "counts": their sizes [T, R, K, A, M]; "params" and "date".
+        "precision" and "scores" (T, R, K, A, M) and "recall" (T, K, A, M), -1 where there is no
+        ground truth; "counts": their sizes [T, R, K, A, M]; "params" and "date".
     """
     categories = len(params.catIds) if params.useCats else 1
     images, areas = len(params.imgIds), len(params.areaRng)

@@ -60,7 +60,7 @@ def deform_conv_backward_input(
     grads = _gradients(
         gradOutput, (input, offset), lambda x, o: deform_conv2d(x, o, weight, **geometry)
     )
-    for target, grad in zip((gradInput, gradOffset), grads):
+    for target, grad in zip((gradInput, gradOffset), grads, strict=True):
         target.copy_(grad)
     return 1
 
@@ -157,7 +157,7 @@ def modulated_deform_conv_backward(
         return deform_conv2d(x, o, w, None, *geometry, m)
 
     grads = _gradients(grad_output, (input, offset, mask, weight), convolve)
-    for target, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), grads):
+    for target, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), grads, strict=True):
         target.copy_(grad)
     if with_bias:
         grad_bias.copy_(grad_output.sum(dim=(0, 2, 3)))

@@ -1,7 +1,7 @@
 """ROIAlign of rotated boxes, by PyTorch's own bilinear sampler.
 
-The sample points of each box are laid out on a regular grid, turned by the box's angle, read from the
-feature map with `grid_sample`, and averaged per output cell.
+The sample points of each box are laid out on a regular grid, turned by the box's angle, read from
+the feature map with `grid_sample`, and averaged per output cell.
 """
 
 import math
@@ -27,8 +27,8 @@ def roi_align_rotated_forward(
 
     Args:
         input: (N, C, H, W) feature maps.
-        rois: (R, 6): index into N, then x centre, y centre, width, height (px of the image), and the
-            angle in degrees counter-clockwise.
+        rois: (R, 6): index into N, then x centre, y centre, width, height (px of the image), and
+            the angle in degrees counter-clockwise.
         spatial_scale: factor from px of the image to px of `input`.
         pooled_height: rows of the output.
         pooled_width: columns of the output.
@@ -121,13 +121,13 @@ def _pool(
 def _sample_points(
     boxes: Tensor, scale: float, pooled: tuple[int, int], samples: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """x and y, (R, pooled rows * sample rows, pooled columns * sample columns), in px of the map."""
+    """x and y in px of the map: (R, pooled rows * rows, pooled columns * columns)."""
     centre = boxes[:, :2] * scale - 0.5
     rows, columns = (
         (torch.arange(cells * per_cell, device=boxes.device, dtype=boxes.dtype) + 0.5)
         / (cells * per_cell)
         - 0.5
-        for cells, per_cell in zip(pooled, samples)
+        for cells, per_cell in zip(pooled, samples, strict=True)
     )
     across = (columns * boxes[:, 2:3] * scale)[:, None, :]
     down = (rows * boxes[:, 3:4] * scale)[:, :, None]

@@ -1,7 +1,7 @@
 """IoU and non-maximum suppression of rotated boxes, vectorised.
 
-A box is (x centre, y centre, width, height, angle): px, and degrees counter-clockwise as seen on the
-screen, where y points down.
+A box is (x centre, y centre, width, height, angle): px, and degrees counter-clockwise as seen on
+the screen, where y points down.
 """
 
 import math
@@ -32,7 +32,8 @@ def nms_rotated(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Args:
         dets: (N, 5) boxes.
         scores: (N,) scores.
-        iou_threshold: a box is dropped when its IoU with a kept box of higher score is at least this.
+        iou_threshold: a box is dropped when its IoU with a kept box of higher score is at least
+            this.
 
     Returns:
         int64 indices of the kept boxes, by decreasing score.
@@ -59,7 +60,7 @@ def _greedy(overlaps: Tensor) -> Tensor:
 
 
 def _overlaps(boxes1: Tensor, boxes2: Tensor, iou_threshold: float) -> Tensor:
-    """bool (N, M): IoU >= threshold. Few pairs survive the bound, so that few have to be clipped."""
+    """bool (N, M): IoU >= threshold. The bound leaves few pairs that have to be clipped."""
     bound = _iou_upper_bound(boxes1, boxes2)
     ious = bound.new_zeros(bound.shape)
     _fill_ious(ious, boxes1, boxes2, (bound >= iou_threshold) & (bound > 0))
@@ -68,14 +69,13 @@ def _overlaps(boxes1: Tensor, boxes2: Tensor, iou_threshold: float) -> Tensor:
 
 def _fill_ious(ious: Tensor, boxes1: Tensor, boxes2: Tensor, candidates: Tensor) -> None:
     """Write the IoU of the `candidates` (bool (N, M)) among all pairs into `ious` (N, M)."""
-    for rows, columns in zip(
-        *(i.split(_CLIPPED_AT_ONCE) for i in candidates.nonzero(as_tuple=True))
-    ):
+    for pairs in candidates.nonzero().split(_CLIPPED_AT_ONCE):
+        rows, columns = pairs.unbind(dim=1)
         ious[rows, columns] = _pair_ious(boxes1[rows], boxes2[columns]).to(ious.dtype)
 
 
 def _iou_upper_bound(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """(N, M) bound of the IoU: from the areas and from the upright boxes around the rotated ones."""
+    """(N, M) bound of the IoU, from the areas and the upright boxes around the boxes."""
     low1, high1 = _upright_bounds(boxes1)
     low2, high2 = _upright_bounds(boxes2)
     sides = torch.minimum(high1[:, None], high2) - torch.maximum(low1[:, None], low2)
@@ -107,8 +107,8 @@ def _pair_ious(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     quad1 = _corners(torch.cat([boxes1[:, :2] - middle, boxes1[:, 2:]], dim=1))
     quad2 = _corners(torch.cat([boxes2[:, :2] - middle, boxes2[:, 2:]], dim=1))
     area1, area2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
-    # Edges that lie upon each other belong to the first box only: it is clipped by a second box that is
-    # a hair larger, and the second by a first that is a hair smaller.
+    # Edges that lie upon each other belong to the first box only: it is clipped by a second box
+    # that is a hair larger, and the second by a first that is a hair smaller.
     hair = 1e-9 * (boxes1[:, 2:4].amax(dim=1) + boxes2[:, 2:4].amax(dim=1))
     common = _clipped_boundary(quad1, quad2, hair) + _clipped_boundary(quad2, quad1, -hair)
     common = common.clamp(min=0).minimum(area1).minimum(area2)
@@ -116,12 +116,12 @@ def _pair_ious(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _clipped_boundary(quads: Tensor, clips: Tensor, margin: Tensor) -> Tensor:
-    """Share of the boundary of quads (P, 4, 2) within clips (P, 4, 2) in the area of what is common.
+    """Area (P,) that the edges of quads (P, 4, 2) within clips (P, 4, 2) contribute.
 
-    By Green's theorem the area of a region is half the sum of cross(start, end) over the edges of its
-    boundary, and the boundary of an intersection consists of the edges of either that lie in the other.
-    Each edge is cut by the four half-planes of the other box (Liang & Barsky 1984), moved outwards by
-    `margin` (P,).
+    By Green's theorem the area of a region is half the sum of cross(start, end) over the edges of
+    its boundary, and the boundary of an intersection consists of the edges of either that lie in
+    the other. Each edge is cut by the four half-planes of the other box (Liang & Barsky 1984),
+    moved outwards by `margin` (P,).
     """
     edges, sides = quads.roll(-1, dims=-2) - quads, clips.roll(-1, dims=-2) - clips
     offsets = quads[:, :, None] - clips[:, None]
