@@ -1,0 +1,112 @@
+"""Task-aligned assignment against a twin in plain loops, and the properties that it must have."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seriatim.modeling.assigner import TaskAlignedAssigner
+
+GRID = (
+    torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1).reshape(
+        -1, 2
+    )
+    * 8
+    + 4
+)
+
+
+def _scene(seed: int, counts: list[int], classes: int = 3):
+    """Random predictions and objects: scores, boxes, gt boxes, gt classes, gt valid."""
+    g = torch.Generator().manual_seed(seed)
+    batch, points, most = len(counts), len(GRID), max(counts)
+    size = torch.rand(batch, points, 4, generator=g) * 14 + 2
+    boxes = torch.cat([GRID - size[..., :2], GRID + size[..., 2:]], -1)
+    corner = torch.rand(batch, most, 2, generator=g) * 44
+    gt_boxes = torch.cat([corner, corner + 3 + torch.rand(batch, most, 2, generator=g) * 17], -1)
+    gt_classes = torch.randint(classes, (batch, most), generator=g)
+    valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
+    scores = torch.rand(batch, points, classes, generator=g) * 0.9 + 0.05
+    return scores, boxes, gt_boxes, gt_classes, valid
+
+
+def _iou(a: list[float], b: list[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union
+
+
+def _twin(assigner, scores, boxes, gt_boxes, gt_classes, count):
+    """One image in plain loops: {point: (object, target)}."""
+    wanted = {}
+    for m in range(count):
+        x1, y1, x2, y2 = gt_boxes[m].tolist()
+        inside = [p for p, (x, y) in enumerate(GRID.tolist()) if x1 < x < x2 and y1 < y < y2]
+        if not inside:
+            cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+            inside = [
+                min(range(len(GRID)), key=lambda p: (GRID[p, 0] - cx) ** 2 + (GRID[p, 1] - cy) ** 2)
+            ]
+        iou = {p: _iou(gt_boxes[m].tolist(), boxes[p].tolist()) for p in inside}
+        align = {
+            p: scores[p, gt_classes[m]].item() ** assigner.alpha * iou[p] ** assigner.beta
+            for p in inside
+        }
+        for p in sorted(inside, key=lambda p: -align[p])[: assigner.topk]:
+            wanted.setdefault(p, []).append((iou[p], m, align[p]))
+    owner = {p: max(options) for p, options in wanted.items()}
+    targets = {}
+    for p, (_, m, align) in owner.items():
+        mine = [(i, a) for i, n, a in owner.values() if n == m]
+        peak, best = max(a for _, a in mine), max(i for i, _ in mine)
+        targets[p] = (m, align / max(peak, 1e-12) * best)
+    return targets
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    topk=st.integers(1, 9),
+)
+def test_equals_plain_loops(seed, counts, topk):
+    assigner = TaskAlignedAssigner(topk=topk, alpha=1.0, beta=2.0)
+    scores, boxes, gt_boxes, gt_classes, valid = _scene(seed, counts)
+    targets = assigner(scores, boxes, GRID, gt_boxes, gt_classes, valid)
+    for image, count in enumerate(counts):
+        expected = _twin(
+            assigner, scores[image], boxes[image], gt_boxes[image], gt_classes[image], count
+        )
+        matched = {p: m for p, m in enumerate(targets.matched[image].tolist()) if m >= 0}
+        assert matched == {p: m for p, (m, _) in expected.items()}
+        for p, (m, target) in expected.items():
+            row = torch.zeros(3)
+            row[gt_classes[image, m]] = target
+            torch.testing.assert_close(targets.scores[image, p], row, rtol=1e-4, atol=1e-6)
+            assert torch.equal(targets.boxes[image, p], gt_boxes[image, m])
+
+
+def test_no_point_answers_for_padding():
+    scores, boxes, gt_boxes, gt_classes, valid = _scene(1, [5, 0, 2])
+    targets = TaskAlignedAssigner()(scores, boxes, GRID, gt_boxes, gt_classes, valid)
+    assert not targets.foreground[1].any() and targets.scores[1].sum() == 0
+    assert set(targets.matched[2].tolist()) <= {-1, 0, 1}
+
+
+def test_a_fresh_model_without_any_overlap_still_gets_points():
+    """Predictions of no area have IoU 0 with everything; the points nearest the centre are taken."""
+    scores, _, gt_boxes, gt_classes, valid = _scene(2, [1])
+    gt_boxes[0, 0] = torch.tensor([10.0, 10.0, 50.0, 50.0])
+    nothing = GRID.repeat(1, 2)[None]
+    targets = TaskAlignedAssigner(topk=4)(scores, nothing, GRID, gt_boxes, gt_classes, valid)
+    chosen = GRID[targets.foreground[0]]
+    assert sorted(map(tuple, chosen.tolist())) == [(28, 28), (28, 36), (36, 28), (36, 36)]
+
+
+def test_an_object_between_the_points_is_not_lost():
+    scores, boxes, gt_boxes, gt_classes, valid = _scene(3, [1])
+    gt_boxes[0, 0] = torch.tensor([5.0, 5.0, 7.0, 7.0])
+    targets = TaskAlignedAssigner()(scores, boxes, GRID, gt_boxes, gt_classes, valid)
+    assert GRID[targets.foreground[0]].tolist() == [[4.0, 4.0]]
