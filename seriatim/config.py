@@ -52,6 +52,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     s.DETERMINISTIC_DEBUG = False
     # Decoded training images are kept in memory up to this many MiB per process (0: decode anew).
     s.CACHE_MIB = 0
+    # Batches of landscape or of other images only waste less padding, but their order is no longer
+    # that of the shuffle. Detectron2's default is True; images cropped to AUG.SIZE gain nothing by it.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
 
 
 def _add_augmentation_keys(cfg: CfgNode) -> None:

@@ -1,0 +1,1 @@
+"""Datasets by config, mappers, augmentations and loaders."""

@@ -1,0 +1,337 @@
+"""Loaders whose k-th batch depends on the seed and k alone.
+
+The stream of training samples is a function: position p of the run → (index of a record, seed of
+its augmentations). A batch is a slice of positions, a process takes its part of that slice, and a
+worker seeds the generators from the position before it maps a record. So it makes no difference how
+many workers and processes there are, or whether the run was interrupted: batch k is batch k.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.utils.data as torchdata
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
+from detectron2.utils import comm
+
+from dataset_tools.errors import InputError
+from seriatim.data.mapper import SeriatimMapper
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+Mapper = Callable[[Record], Record]
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An endless sequence of record indices, epoch after epoch.
+
+    Attributes:
+        repeat: (N,) how often each record appears in an epoch; a fraction is its probability of one
+            more.
+        seed: of the order.
+        shuffle: False gives the records in their own order.
+    """
+
+    repeat: np.ndarray
+    seed: int
+    shuffle: bool = True
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The indices of one epoch; every epoch can be computed without the ones before."""
+        rng = np.random.default_rng((self.seed, number))
+        whole = np.floor(self.repeat)
+        times = whole + (rng.random(len(self.repeat)) < self.repeat - whole)
+        indices = np.repeat(np.arange(len(self.repeat)), times.astype(np.int64))
+        return rng.permutation(indices) if self.shuffle else indices
+
+    def start_at(self, position: int) -> Iterator[tuple[int, int]]:
+        """(position, index) from `position` on."""
+        first = 0
+        for number in itertools.count():
+            indices = self.epoch(number)
+            if first + len(indices) > position:
+                skip = max(0, position - first)
+                yield from enumerate(indices[skip:].tolist(), first + skip)
+            first += len(indices)
+
+
+class TrainingBatches(torchdata.Sampler):
+    """This process's part of every batch from `start` on, endlessly: lists of (position, index).
+
+    Args:
+        batch_size: images per batch over all processes.
+        group: for each record a label; the records of a batch all have the same one. None: any.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        start: int = 0,
+        group: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise InputError(
+                f"SOLVER.IMS_PER_BATCH {batch_size} cannot be shared evenly by {world_size}"
+                f" processes."
+            )
+        self._stream, self._batch_size, self._start, self._group = stream, batch_size, start, group
+        share = batch_size // world_size
+        self._mine = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batches = self._any() if self._group is None else self._grouped()
+        for batch in batches:
+            yield batch[self._mine]
+
+    def _any(self) -> Iterator[list[tuple[int, int]]]:
+        stream = self._stream.start_at(self._start * self._batch_size)
+        while True:
+            yield list(itertools.islice(stream, self._batch_size))
+
+    def _grouped(self) -> Iterator[list[tuple[int, int]]]:
+        """What waits in a group depends on all before: a resumed run replays the indices."""
+        waiting: dict[Any, list[tuple[int, int]]] = {}
+        done = 0
+        for position, index in self._stream.start_at(0):
+            batch = waiting.setdefault(self._group[index], [])
+            batch.append((position, index))
+            if len(batch) == self._batch_size:
+                del waiting[self._group[index]]
+                done += 1
+                if done > self._start:
+                    yield batch
+
+
+class MappedDataset(torchdata.Dataset):
+    """Maps records; a key (position, index) first seeds the generators by its position.
+
+    Workers hand an InputError on as a value, because torch would put a traceback into its message.
+    """
+
+    def __init__(self, records: Sequence[Record], mapper: Mapper, seed: int = 0) -> None:
+        self.records = records
+        self._mapper = mapper
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Record | InputError:
+        try:
+            if not isinstance(key, tuple):
+                return self._mapper(self.records[key])
+            position, index = key
+            with seeded(self._seed, position):
+                return self._mapper(self.records[index])
+        except InputError as error:
+            return error
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators by `key`; put them back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1:3])
+    torch.random.default_generator.manual_seed(int(words[3]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class Loader(torchdata.DataLoader):
+    """A DataLoader of lists of mapped records that raises an InputError of a worker as it is."""
+
+    def __init__(self, dataset: MappedDataset, num_workers: int, **kwargs: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            collate_fn=trivial_batch_collator,
+            worker_init_fn=_start_worker,
+            **kwargs,
+        )
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        for batch in super().__iter__():
+            for record in batch:
+                if isinstance(record, InputError):
+                    raise record
+            yield batch
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # workers are processes already
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Mapper | None = None, start_iteration: int = 0, seed: int | None = None
+) -> Loader:
+    """The batches of DATASETS.TRAIN from batch `start_iteration` on, without end.
+
+    Each batch is a list of SOLVER.IMS_PER_BATCH / processes mapped records, and depends on the seed
+    and on its number only.
+
+    Args:
+        mapper: a function of a record; default `SeriatimMapper(cfg, is_train=True)`. Its randomness
+            comes from the global generators.
+        start_iteration: number of the first batch. A step that accumulates takes several batches.
+        seed: default cfg.SEED, or where that is negative one that the processes agree on.
+
+    Raises:
+        InputError: a dataset is unknown or empty, or the datasets do not go together.
+    """
+    names = list(cfg.DATASETS.TRAIN)
+    sizes, records = training_records(cfg)
+    debug = cfg.SERIATIM.DETERMINISTIC_DEBUG
+    if seed is None:
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    stream = Stream(_repeat_factors(cfg, names, sizes, records, seed), seed, shuffle=not debug)
+    batches = TrainingBatches(
+        stream,
+        cfg.SOLVER.IMS_PER_BATCH,
+        start_iteration,
+        _orientations(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        comm.get_rank(),
+        comm.get_world_size(),
+    )
+    if mapper is None:
+        mapper = SeriatimMapper(cfg, is_train=True)
+    stored = DatasetFromList(records, copy=False)  # one block of bytes that workers share
+    if isinstance(mapper, SeriatimMapper):
+        mapper.use_pool(stored)
+    return Loader(
+        MappedDataset(stored, mapper, seed),
+        cfg.DATALOADER.NUM_WORKERS,
+        batch_sampler=batches,
+    )
+
+
+def build_test_loader(
+    cfg: CfgNode, name: str, mapper: Mapper | None = None, batch_size: int = 1
+) -> Loader:
+    """All images of dataset `name` once, shared among the processes, in lists of `batch_size`."""
+    _check_known(name)
+    records = DatasetCatalog.get(name)
+    if not records:
+        raise InputError(f"The dataset {name} has no images: there is nothing to evaluate on.")
+    if mapper is None:
+        mapper = SeriatimMapper(cfg, is_train=False)
+    stored = DatasetFromList(records, copy=False)
+    return Loader(
+        MappedDataset(stored, mapper),
+        cfg.DATALOADER.NUM_WORKERS,
+        sampler=InferenceSampler(len(stored)),
+        batch_size=batch_size,
+    )
+
+
+def training_records(cfg: CfgNode) -> tuple[list[int], list[Record]]:
+    """The records that training draws from, and how many of them each of DATASETS.TRAIN gives.
+
+    Images without objects are left out where DATALOADER.FILTER_EMPTY_ANNOTATIONS says so.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise InputError("DATASETS.TRAIN is empty: name a dataset of SERIATIM.DATASETS there.")
+    sizes: list[int] = []
+    records: list[Record] = []
+    for i, name in enumerate(cfg.DATASETS.TRAIN):
+        _check_known(name)
+        try:
+            found = get_detection_dataset_dicts(
+                name,
+                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+                if cfg.MODEL.KEYPOINT_ON
+                else 0,
+                proposal_files=[cfg.DATASETS.PROPOSAL_FILES_TRAIN[i]]
+                if cfg.MODEL.LOAD_PROPOSALS
+                else None,
+            )
+        except AssertionError:
+            found = []
+        if not found:
+            raise InputError(
+                f"The training set {name} has no image that can be used: it has none, or"
+                " DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without objects."
+            )
+        sizes.append(len(found))
+        records += found
+    return sizes, records
+
+
+def _check_known(name: str) -> None:
+    if name not in DatasetCatalog.list():
+        raise InputError(f"There is no dataset {name}. Describe it in SERIATIM.DATASETS.")
+
+
+def _repeat_factors(
+    cfg: CfgNode, names: Sequence[str], sizes: Sequence[int], records: Sequence[Record], seed: int
+) -> np.ndarray:
+    """How often each record appears per epoch, by SAMPLER_TRAIN and DATASET_WEIGHTS."""
+    repeat = np.ones(len(records))
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler == "RepeatFactorTrainingSampler":
+        repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD
+        ).numpy()
+    elif sampler == "RandomSubsetTrainingSampler":
+        count = max(1, int(len(records) * cfg.DATALOADER.RANDOM_SUBSET_RATIO))
+        repeat = np.zeros(len(records))
+        repeat[np.random.default_rng(seed).permutation(len(records))[:count]] = 1
+    elif sampler != "TrainingSampler":
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN is {sampler}; there are {', '.join(SAMPLERS)}."
+            " Datasets are weighted by SERIATIM.DATASET_WEIGHTS."
+        )
+    weights = cfg.SERIATIM.DATASET_WEIGHTS
+    if not weights:
+        return repeat
+    if len(weights) != len(names) or any(weight < 0 for weight in weights) or not sum(weights):
+        raise InputError(
+            f"SERIATIM.DATASET_WEIGHTS {tuple(weights)} needs one weight of at least 0 for each of"
+            f" the"
+            f" {len(names)} datasets in DATASETS.TRAIN ({', '.join(names)}), not all of them 0."
+        )
+    # An epoch keeps its length; a dataset's share of it is its share of the weights.
+    parts = np.split(repeat, np.cumsum(sizes)[:-1])
+    total = repeat.sum() / sum(weights)
+    return np.concatenate(
+        [
+            part * (total * w / max(part.sum(), 1e-12))
+            for part, w in zip(parts, weights, strict=True)
+        ]
+    )
+
+
+def _orientations(records: Sequence[Record]) -> np.ndarray:
+    """Detectron2's two groups: landscape images, and all others."""
+    try:
+        return np.array([record["width"] > record["height"] for record in records])
+    except KeyError:
+        raise InputError(
+            "DATALOADER.ASPECT_RATIO_GROUPING needs the size of every image in its record, which"
+            " this"
+            " dataset does not have. Set it to False."
+        ) from None
