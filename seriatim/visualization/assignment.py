@@ -9,7 +9,12 @@ from seriatim.visualization.palette import color
 
 
 def draw_assignment(
-    image: np.ndarray, *, boxes: np.ndarray, points: np.ndarray, objects: np.ndarray, quality: np.ndarray
+    image: np.ndarray,
+    *,
+    boxes: np.ndarray,
+    points: np.ndarray,
+    objects: np.ndarray,
+    quality: np.ndarray,
 ) -> np.ndarray:
     """Each object's box and the points assigned to it, in one colour; a better point is a larger dot.
 
@@ -26,8 +31,10 @@ def draw_assignment(
     canvas = np.ascontiguousarray(image).copy()
     for box, number in {int(n): (b, int(n)) for b, n in zip(boxes, objects, strict=True)}.values():
         x0, y0, x1, y1 = (round(float(v)) for v in box)
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), color(number), 1, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), color(number), 1)
     for (x, y), number, value in zip(points, objects, quality, strict=True):
         radius = 1 + round(3 * float(value))
-        cv2.circle(canvas, (round(float(x)), round(float(y))), radius, color(int(number)), -1, cv2.LINE_AA)
+        cv2.circle(
+            canvas, (round(float(x)), round(float(y))), radius, color(int(number)), -1, cv2.LINE_AA
+        )
     return canvas

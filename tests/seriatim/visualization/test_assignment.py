@@ -25,5 +25,7 @@ def test_points_and_boxes_have_their_objects_colour():
 def test_an_image_without_objects_is_unchanged():
     image = np.full((8, 8, 3), 7, np.uint8)
     empty = np.zeros((0, 4))
-    picture = draw_assignment(image, boxes=empty, points=empty[:, :2], objects=empty[:, 0], quality=empty[:, 0])
+    picture = draw_assignment(
+        image, boxes=empty, points=empty[:, :2], objects=empty[:, 0], quality=empty[:, 0]
+    )
     assert np.array_equal(picture, image)
