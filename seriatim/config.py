@@ -125,6 +125,23 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.TOPK_CANDIDATES_TEST = 3000
     d.NMS_THRESH_TEST = 0.6
 
+    # FCOSDetector, see seriatim/modeling/meta_arch/fcos.py; defaults are Detectron2's own.
+    cfg.MODEL.FCOS = f = CN()
+    f.NUM_CLASSES = 0
+    f.IN_FEATURES = ("p3", "p4", "p5", "p6", "p7")
+    # 3×3 convolutions in each tower, as wide as the levels, and their norm ("GN", "" …).
+    f.NUM_CONVS = 4
+    f.NORM = "GN"
+    f.PRIOR_PROB = 0.01
+    # Points within so many strides of a box's centre answer for it.
+    f.CENTER_SAMPLING_RADIUS = 1.5
+    f.FOCAL_LOSS_ALPHA = 0.25
+    f.FOCAL_LOSS_GAMMA = 2.0
+    # Threshold of sqrt(class score × centerness), which is larger than that of a class score alone.
+    f.SCORE_THRESH_TEST = 0.2
+    f.TOPK_CANDIDATES_TEST = 1000
+    f.NMS_THRESH_TEST = 0.6
+
     # 0: filled from the data at start. A number that contradicts the data is an error.
     cfg.MODEL.RETINANET.NUM_CLASSES = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
@@ -235,7 +252,11 @@ def find_config(config_file: str | Path) -> Path:
 
 
 def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in the YAML file `path`, merged over the file that its `_BASE_` names."""
+    """The mapping in the YAML file `path`, merged over what its `_BASE_` names.
+
+    `_BASE_` is a file (relative to `path`, or a config of Detectron2's model zoo) or a list of files,
+    of which a later one wins, so that a config can join a model with a dataset.
+    """
     path = path.resolve()
     if path in seen:
         raise InputError(
@@ -253,13 +274,22 @@ def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, An
         raise InputError(
             f"{path}: a config is a mapping of keys to values, this is {type(values).__name__}."
         )
-    base = values.pop("_BASE_", None)
-    if base is None:
-        return values
-    base_path = Path(os.path.expanduser(base))
-    if not base_path.is_absolute():
-        base_path = path.parent / base_path
-    return _overlay(load_yaml_with_base(base_path, (*seen, path)), values)
+    bases = values.pop("_BASE_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        _overlay(merged, load_yaml_with_base(_find_base(base, path), (*seen, path)))
+    return _overlay(merged, values)
+
+
+def _find_base(base: str, path: Path) -> Path:
+    """The file that `_BASE_: base` in `path` names."""
+    near = path.parent / os.path.expanduser(base)
+    if near.is_file():
+        return near
+    try:
+        return Path(model_zoo.get_config_file(base))
+    except RuntimeError:
+        return near  # the message of its absence names the place beside the config
 
 
 def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
