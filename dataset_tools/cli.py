@@ -69,6 +69,8 @@ def _dispatch(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    if hasattr(module, "add_more_arguments"):
+        module.add_more_arguments(parser, argv[1:])
     return module.run(parser.parse_args(argv[1:]))
 
 
@@ -77,7 +79,7 @@ def _overview() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="python -m dataset_tools",
         usage="%(prog)s COMMAND …",
-        description=f"From labels of any format to a checked COCO dataset.\n\ncommands:\n{commands}",
+        description=f"Labels of any format to a checked COCO dataset.\n\ncommands:\n{commands}",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

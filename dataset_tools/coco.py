@@ -1,7 +1,7 @@
 """The records of a dataset, the one writer of COCO JSON, and a strict reader of it.
 
-Boxes in records are absolute XYXY in pixels, continuous and 0-based: the left edge of the image's first
-pixel is 0, the right edge of the last one is the width. COCO's XYWH exists in the file only.
+Boxes in records are absolute XYXY in pixels, continuous and 0-based: the left edge of the image's
+first pixel is 0, the right edge of the last one is the width. COCO's XYWH exists in the file only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from dataset_tools.rle import (
 
 Segmentation = list[list[float]] | dict[str, Any]
 
-# Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where they were.
+# Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where
+# they were.
 IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
 
 
@@ -62,7 +63,8 @@ class Annotation:
 
 @dataclass(slots=True)
 class Image:
-    """An image with its annotations; width and height are those after EXIF orientation is applied."""
+    """An image with its annotations; width and height are those after EXIF orientation is
+    applied."""
 
     file_name: str  # POSIX path relative to the image root
     width: int
@@ -96,7 +98,8 @@ class Summary:
 
 
 def annotation_box(annotation: Annotation) -> Box | None:
-    """The box of an annotation: its own, else that of its mask, else that of its labelled keypoints."""
+    """The box of an annotation: its own, else that of its mask, else that of its labelled
+    keypoints."""
     if annotation.bbox is not None:
         return annotation.bbox
     if isinstance(annotation.segmentation, dict):
@@ -252,8 +255,9 @@ def write_coco(
 ) -> Summary:
     """Stream `images` into the COCO file `path`, which appears whole or not at all.
 
-    Image and annotation ids count from 1 in the order given; category ids count from 1 in the order of
-    `categories`, or of the sorted names seen if that is None. `keep_ids` keeps those of the records.
+    Image and annotation ids count from 1 in the order given; category ids count from 1 in the order
+    of `categories`, or of the sorted names seen if that is None. `keep_ids` keeps those of the
+    records.
     """
     with atomic_path(path) as temporary, CocoWriter(temporary.parent, keep_ids) as writer:
         for image in images:
@@ -266,12 +270,25 @@ def write_coco(
 def load_coco(path: str | Path, notes: Notes | None = None) -> Dataset:
     """Read COCO instances or keypoints JSON.
 
-    Whatever is not as COCO says (ids not unique or unknown, missing keys, wrong types, broken masks)
-    raises an InputError that names the file and the entry; with `notes`, faults of single images and
-    annotations drop the entry and are noted there instead. NaN and inverted or empty boxes are read as
-    they are: finding those is the work of `check`. Unknown keys end in `attributes`.
+    Whatever is not as COCO says (ids not unique or unknown, missing keys, wrong types, broken
+    masks) raises an InputError that names the file and the entry; with `notes`, faults of single
+    images and annotations drop the entry and are noted there instead. NaN and inverted or empty
+    boxes are read as they are: finding those is the work of `check`. Unknown keys end in
+    `attributes`.
     """
-    return _Loader(Path(path), notes).dataset(read_json(path))
+    return parse_coco(path, read_json(path), notes)
+
+
+def parse_coco(path: str | Path, content: Any, notes: Notes | None = None) -> Dataset:
+    """As `load_coco`, from the JSON value `content` of the file `path` (which is for messages
+    only)."""
+    return _Loader(Path(path), notes).dataset(content)
+
+
+def image_root(path: str | Path, info: dict[str, Any]) -> Path | None:
+    """Folder that file names in the COCO file `path` are relative to, if its `info` records it."""
+    recorded = info.get("image_root")
+    return Path(path).resolve().parent / recorded if isinstance(recorded, str) else None
 
 
 def read_json(path: str | Path) -> Any:
@@ -321,7 +338,8 @@ class _Loader:
         )
 
     def entry(self, read: Any, place: str, entry: Any, *more: Any) -> None:
-        """Read one entry; a fault in it is an InputError, or a note if there is where to note it."""
+        """Read one entry; a fault in it is an InputError, or a note if there is where to note
+        it."""
         try:
             if not isinstance(entry, dict):
                 raise ValueError("is not an object in braces")
@@ -383,7 +401,7 @@ class _Loader:
         image.annotations.append(
             Annotation(
                 category=category,
-                bbox=_box(rest.pop("bbox", None)),
+                bbox=read_box(rest.pop("bbox", None)),
                 segmentation=read_segmentation(rest.pop("segmentation", None)),
                 keypoints=_keypoints(rest.pop("keypoints", None)),
                 iscrowd=_flag(rest.pop("iscrowd", 0)),
@@ -489,7 +507,8 @@ def _flag(value: Any) -> bool:
     return bool(value)
 
 
-def _box(value: Any) -> Box | None:
+def read_box(value: Any) -> Box | None:
+    """A COCO `bbox` (XYWH) as XYXY, None if there is none; ValueError if it is not four numbers."""
     if value is None or value == []:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
@@ -560,7 +579,8 @@ def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
 
 
 def _tidy(value: float) -> float:
-    """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label means."""
+    """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label
+    means."""
     if isinstance(value, int):
         return value
     value = round(value, 6)
@@ -572,7 +592,8 @@ def _dump(value: Any, where: str) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
         raise InputError(
-            f"{where}: a number is NaN or infinite, which JSON cannot hold. Mend or remove this record."
+            f"{where}: a number is NaN or infinite, which JSON cannot hold. Mend or remove this "
+            f"record."
         ) from error
 
 

@@ -19,7 +19,8 @@ class Note:
 class Notes:
     """Notes by kind, in the order in which the kinds first occurred.
 
-    `dropped` are records that did not reach the output; `suspicious` ones did, as they were or mended.
+    `dropped` are records that did not reach the output; `suspicious` ones did, as they were or
+    mended.
     """
 
     def __init__(self) -> None:

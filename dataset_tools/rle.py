@@ -1,8 +1,9 @@
 """Masks in COCO's forms: run-length encoding (RLE) and polygons.
 
-An RLE is `{"size": [height, width], "counts": str}`: the lengths of the runs of 0s and 1s in turn, read
-column by column, beginning with 0s, packed into ASCII text as pycocotools does it.
-numpy, OpenCV and pycocotools are imported when first needed: they take longer than our whole start-up.
+An RLE is `{"size": [height, width], "counts": str}`: the lengths of the runs of 0s and 1s in turn,
+read column by column, beginning with 0s, packed into ASCII text as pycocotools does it.
+numpy, OpenCV and pycocotools are imported when first needed: they take longer than our whole
+start-up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def decode_mask(rle: dict) -> np.ndarray:
 
 
 def compress_runs(runs: Sequence[int], height: int, width: int) -> dict:
-    """RLE of plain run lengths (COCO's uncompressed form). ValueError if they do not fill the image."""
+    """RLE of plain run lengths (COCO's uncompressed form). ValueError if they do not fill the
+    image."""
     from pycocotools import mask as coco_mask
 
     if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
@@ -120,7 +122,61 @@ def polygons_box(polygons: Sequence[Sequence[float]]) -> Box | None:
 
 def _signed_area(polygon: Sequence[float]) -> float:
     xs, ys = polygon[0::2], polygon[1::2]
-    # zip, strict=False: an odd number of coordinates is for `check` to find, not for us to fall over.
+    # zip, strict=False: an odd number of coordinates is for `check` to find, not for us to fall
+    # over.
     corners = list(zip(xs, ys, strict=False))
     following = corners[1:] + corners[:1]
     return sum(x * b - a * y for (x, y), (a, b) in zip(corners, following, strict=True)) / 2
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
+    """Polygons along the pixels' edges that cover exactly the mask's pixels; None if it has a hole.
+
+    One polygon for each group of pixels that share edges (not just corners).
+    """
+    import numpy as np
+
+    padded = np.pad(mask != 0, 1)
+    # Edges run clockwise around pixels: the mask is always to the right of the way.
+    following: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for before, after, offsets in (
+        (padded[:-1, :], padded[1:, :], ((0, 0), (1, 0))),  # top edges: to the right
+        (padded[1:, :], padded[:-1, :], ((1, 0), (0, 0))),  # bottom edges: to the left
+        (padded[:, 1:], padded[:, :-1], ((0, 0), (0, 1))),  # right edges: down
+        (padded[:, :-1], padded[:, 1:], ((0, 1), (0, 0))),  # left edges: up
+    ):
+        rows, columns = np.nonzero(~before & after)
+        horizontal = before.shape[1] == padded.shape[1]
+        x0, y0 = (columns - 1, rows) if horizontal else (columns, rows - 1)
+        for x, y in zip(x0.tolist(), y0.tolist(), strict=True):
+            start, end = ((x + dx, y + dy) for dx, dy in offsets)
+            following.setdefault(start, []).append(end)
+    polygons = []
+    while following:
+        polygon = _trace(following)
+        if _signed_area(polygon) < 0:
+            return None
+        polygons.append(polygon)
+    return polygons
+
+
+def _trace(following: dict[tuple[int, int], list[tuple[int, int]]]) -> list[float]:
+    """Take one closed way out of the edges `following`; corners only, in its order."""
+    start = here = next(iter(following))
+    direction = (0, 0)
+    polygon: list[float] = []
+    while True:
+        ends = following[here]
+        # Where two ways cross, turning right stays with the pixel that the way goes around.
+        right = (here[0] - direction[1], here[1] + direction[0])
+        there = right if right in ends else ends[0]
+        ends.remove(there)
+        if not ends:
+            del following[here]
+        turned = (there[0] - here[0], there[1] - here[1])
+        if turned != direction:
+            polygon += here
+            direction = turned
+        here = there
+        if here == start:
+            return polygon

@@ -1,0 +1,337 @@
+"""Convert labels of any known format to COCO JSON, one file for each split.
+
+`convert_dataset` is the same for Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset_tools import __version__
+from dataset_tools.coco import CocoWriter, Image, Summary
+from dataset_tools.errors import InputError
+from dataset_tools.files import atomic_path
+from dataset_tools.formats import Format, Plan, get_format, recognise
+from dataset_tools.notes import Note, Notes
+from dataset_tools.parallel import default_workers, ordered_map
+from dataset_tools.progress import track
+from dataset_tools.table import text_table
+
+EPILOG = """\
+examples:
+  python -m dataset_tools convert auto my_labels -o datasets/mine
+  python -m dataset_tools convert voc VOC2007 -o datasets/voc --split train=0.8,val=0.2
+  python -m dataset_tools convert voc --help     (options of one format)
+  python -m dataset_tools formats                (all formats)
+"""
+
+UNSPLIT = "all"  # file name for images without a split, if none has one
+REST = "rest"  # and if others have
+_PLACES_SHOWN = 3
+_SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
+
+
+@dataclass
+class Conversion:
+    """What `convert_dataset` wrote and noticed."""
+
+    format: Format
+    plan: Plan
+    files: dict[str, Summary]  # by split
+    notes: Notes
+    evidence: str = ""  # why the format was taken, if it was recognised
+
+
+def convert_dataset(
+    format_name: str,
+    path: str | Path,
+    output: str | Path,
+    *,
+    images: str | Path | None = None,
+    fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    skip_errors: bool = False,
+    **options: Any,
+) -> Conversion:
+    """Convert the labels at `path` to COCO files in the folder `output`: all of them or none.
+
+    Args:
+        format_name: a name of `formats.NAMES`, or "auto".
+        path: what the format's `layout` says.
+        output: folder for train.json, val.json, … (all.json without splits).
+        images: image root, if the images are not where the labels are.
+        fractions: share of each new split, by hash of the file name; None keeps the source's.
+        seed: of that hash.
+        workers: processes to read with. The result does not depend on it.
+        skip_errors: leave out (and note) label files that cannot be read, instead of stopping.
+        options: of the format.
+
+    Raises:
+        InputError: the labels cannot be read, or nothing is in them.
+    """
+    path, output = Path(path), Path(output)
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}. Check the path.")
+    chosen, evidence = _choose(format_name, path)
+    notes = Notes()
+    plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
+    records = _read(plan, notes, workers, skip_errors)
+    info = {
+        "description": f"made from {chosen.title} by dataset_tools",
+        "format": chosen.name,
+        "source": _relative(path, output),
+        "image_root": _relative(plan.image_root, output),
+        "version": __version__,
+        **({"options": {k: str(v) for k, v in options.items()}} if options else {}),
+        **plan.info,
+    }
+    if fractions:
+        info["split"] = {"fractions": dict(fractions), "seed": seed}
+        records = _resplit(records, fractions, seed)
+    files = _write(records, plan, output, info, notes)
+    return Conversion(chosen, plan, files, notes, evidence)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that all formats take."""
+    add = parser.add_argument
+    add("format", metavar="FORMAT", help="name of the format, or auto")
+    add("path", metavar="PATH", type=Path, help="file or folder of the labels")
+    add("-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the COCO files")
+    add("--images", metavar="DIR", type=Path, help="image root, if not beside the labels")
+    add(
+        "--split",
+        metavar="NAME=SHARE,…",
+        type=_fractions,
+        help="divide anew, by hash of the file name",
+    )
+    add("--seed", type=int, default=0, help="of --split (default: %(default)s)")
+    add("-j", "--workers", metavar="N", type=int, default=default_workers(), help="processes")
+    add(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what to do with a label file that cannot be read (default: stop)",
+    )
+
+
+def add_more_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """The options of the format that the command line names."""
+    name = next((word for word in argv if not word.startswith("-")), "auto")
+    if name == "auto":
+        return
+    chosen = get_format(name)
+    group = parser.add_argument_group(f"options of {chosen.name}: {chosen.title}")
+    for option in chosen.options:
+        default = "" if option.default is None else f" (default: {option.default})"
+        group.add_argument(
+            option.flag,
+            type=option.type,
+            choices=option.choices,
+            default=option.default,
+            metavar=option.metavar,
+            help=(option.help + default).replace("%", "%%"),
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and print what was written, dropped and found suspicious."""
+    options: dict[str, Any] = {}
+    if args.format != "auto":
+        chosen = get_format(args.format).options
+        options = {option.name: getattr(args, option.name) for option in chosen}
+        options = {
+            option.name: options[option.name]
+            for option in chosen
+            if options[option.name] != option.default
+        }
+    conversion = convert_dataset(
+        args.format,
+        args.path,
+        args.output,
+        images=args.images,
+        fractions=args.split,
+        seed=args.seed,
+        workers=args.workers,
+        skip_errors=args.on_error == "skip",
+        **options,
+    )
+    print(format_conversion(conversion, args.path))
+    return 0
+
+
+def format_conversion(conversion: Conversion, path: Path) -> str:
+    """The summary that the command prints."""
+    files = conversion.files
+    parts = [f"{conversion.format.title}: {path}"]
+    if conversion.evidence:
+        parts.append(f"recognised as {conversion.format.name}: {conversion.evidence}")
+    parts += conversion.plan.remarks
+    images = [(name, f.images, f.empty_images, f.annotations) for name, f in files.items()]
+    parts += ["", text_table(("split", "images", "of them empty", "annotations"), images), ""]
+    totals: Counter[str] = Counter()
+    for summary in files.values():
+        totals.update(summary.per_category)
+    rows = [
+        (name, *(summary.per_category[name] for summary in files.values()), total)
+        for name, total in totals.items()
+    ]
+    parts += [text_table(("category", *files, "total"), rows), ""]
+    parts += _told("dropped", conversion.notes.dropped.values())
+    parts += _told("suspicious", conversion.notes.suspicious.values())
+    written = [str(summary.path) for summary in files.values()]
+    parts += ["written:", *(f"  {file}" for file in written)]
+    root = Path(os.path.relpath(conversion.plan.image_root))
+    parts += [f"image root: {root}", "next:"]
+    parts.append(f"  python -m dataset_tools check {shlex.join(written)}")
+    return "\n".join(parts)
+
+
+def _told(heading: str, notes: Iterable[Note]) -> list[str]:
+    lines = []
+    for note in notes:
+        places = note.places[:_PLACES_SHOWN]
+        more = ", …" if note.count > len(places) else ""
+        lines.append(f"  {note.count:,} × {note.kind}: {', '.join(places)}{more}")
+    return [f"{heading}:", *lines] if lines else [f"{heading}: nothing"]
+
+
+def _choose(name: str, path: Path) -> tuple[Format, str]:
+    if name != "auto":
+        return get_format(name), ""
+    found = recognise(path)
+    if len(found) == 1:
+        return found[0][0], found[0][1].text
+    if not found:
+        raise InputError(
+            f"{path} is of no format that is known from its content. Name the format if it is one "
+            f"of "
+            "those that `python -m dataset_tools formats` lists."
+        )
+    candidates = "\n".join(f"  {format_.name:<8} {evidence.text}" for format_, evidence in found)
+    raise InputError(
+        f"{path} may be of several formats. Name the one that is meant instead of "
+        f"auto:\n{candidates}"
+    )
+
+
+def _read(plan: Plan, notes: Notes, workers: int, skip_errors: bool) -> Iterator[Image]:
+    reader = _ChunkReader(plan, skip_errors)
+
+    def images() -> Iterator[Image]:
+        for part, found in ordered_map(reader, plan.items, workers if plan.parallel else 1):
+            notes.merge(found)
+            yield from part
+
+    return track(images(), len(plan.items), "reading")
+
+
+class _ChunkReader:
+    """Reads some items of a plan; depends on nothing but them, in whichever process it runs."""
+
+    def __init__(self, plan: Plan, skip_errors: bool) -> None:
+        self._read = plan.read
+        self._skip_errors = skip_errors
+
+    def __call__(self, items: Sequence[Any]) -> tuple[list[Image], Notes]:
+        notes = Notes()
+        images: list[Image] = []
+        for item in items:
+            try:
+                # A list first: of an item that fails half-way nothing is taken.
+                images += list(self._read(item, notes))
+            except InputError as error:
+                if not self._skip_errors:
+                    raise
+                notes.drop("item that cannot be read (--on-error skip)", str(error))
+        return images, notes
+
+
+def _resplit(images: Iterable[Image], fractions: Mapping[str, float], seed: int) -> Iterator[Image]:
+    from dataset_tools.split import assign_split
+
+    for image in images:
+        image.split = assign_split(image.file_name, fractions, seed)
+        yield image
+
+
+def _write(
+    images: Iterable[Image], plan: Plan, output: Path, info: dict[str, Any], notes: Notes
+) -> dict[str, Summary]:
+    """Write a file for each split; none appears before all are whole."""
+    with ExitStack() as stack:
+        writers: dict[str | None, CocoWriter] = {}
+        seen: set[tuple[str | None, str]] = set()
+        for image in images:
+            key = (image.split, image.file_name)
+            if key in seen:
+                # One image, two label files: both are kept, for which one is right we cannot know.
+                notes.suspect("image that is there twice (kept twice)", f"{image.source}")
+            seen.add(key)
+            if image.split not in writers:
+                writer = CocoWriter(output, keep_ids=plan.keep_ids)
+                writers[image.split] = stack.enter_context(writer)
+            writers[image.split].add(image)
+        if not writers:
+            reasons = "; ".join(f"{n.count} × {n.kind}" for n in notes.dropped.values())
+            raise InputError(f"No image is left to be written{f': {reasons}' if reasons else ''}.")
+        names = set().union(*(writer.category_names for writer in writers.values()))
+        categories = plan.categories(names)
+        files: dict[str, Summary] = {}
+        for split in sorted(writers, key=_split_order):
+            name = split or (UNSPLIT if len(writers) == 1 else REST)
+            target = output / f"{_safe_name(name)}.json"
+            temporary = stack.enter_context(atomic_path(target))
+            files[name] = writers[split].write(
+                temporary, categories, {**info, "split_name": name}, plan.licenses
+            )
+            files[name].path = target
+        if len(writers) > 1 and None in writers:
+            count = files[REST].images
+            notes.suspect(f"{count} images in no split (written to {REST}.json)", str(output))
+    return files
+
+
+def _split_order(split: str | None) -> tuple[int, str]:
+    return (99, "") if split is None else (_SPLIT_ORDER.get(split, 3), split)
+
+
+def _safe_name(split: str) -> str:
+    name = split.replace("\\", "/").rpartition("/")[2].strip(". ")
+    if not name:
+        raise InputError(f"A split cannot be called {split!r}: it is to name a file.")
+    return name
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """`path` seen from `folder`, so that both can move together."""
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # on different drives
+        return path.resolve().as_posix()
+
+
+def _fractions(text: str) -> dict[str, float]:
+    """`train=0.8,val=0.2` as a dict."""
+    fractions: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, share = part.partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            equals = ""
+        if not name.strip() or not equals or not 0 <= value <= 1 or name.strip() in fractions:
+            raise argparse.ArgumentTypeError(f"{text!r} is not like train=0.8,val=0.2")
+        fractions[name.strip()] = value
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise argparse.ArgumentTypeError(f"the shares in {text!r} do not add up to 1")
+    return fractions

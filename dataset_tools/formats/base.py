@@ -1,0 +1,235 @@
+"""What a label format is to the rest of the house: how it is recognised, planned and read.
+
+A format is one module in this folder that defines `FORMAT: Format`, and its name in
+`formats.NAMES`. Nothing else needs to change for a new one.
+
+Reading is in two steps, so that it can be shared between processes and streamed:
+
+- `plan(path, notes, images=None, **options)` looks at the layout and gives a `Plan`: a list of
+  items (label files, mostly) and a function that reads one of them;
+- `plan.read(item, notes)` yields the `Image` records of one item. It depends on its arguments only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from dataset_tools.coco import Category, Image
+from dataset_tools.errors import InputError
+from dataset_tools.notes import Notes
+
+Carried = Literal["boxes", "masks", "keypoints", "rotation", "tracks", "attributes", "splits"]
+CARRIED: tuple[Carried, ...] = Carried.__args__
+
+# Folder and list names that mean a split, and the name that we give it.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option of a format; its value reaches `plan` under the flag's name."""
+
+    flag: str  # "--pixel-origin" reaches plan as pixel_origin
+    help: str
+    default: Any = None
+    type: Callable[[str], Any] = str
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The keyword of `plan` that takes the value."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a path is thought to be of a format. What is certain outweighs all that is not."""
+
+    text: str
+    certain: bool = True
+
+
+@dataclass
+class Plan:
+    """What there is to read, and how. `read` and `items` can be sent to another process."""
+
+    image_root: Path
+    items: Sequence[Any]
+    read: Callable[[Any, Notes], Iterable[Image]]
+    # Categories in their order, from the names seen in the annotations.
+    categories: Callable[[set[str]], list[Category]] = lambda names: sorted_categories(names)
+    info: dict[str, Any] = field(default_factory=dict)  # goes into the COCO file's "info"
+    licenses: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # decisions taken, told in the summary
+    keep_ids: bool = False  # records carry ids that the COCO file shall have
+    parallel: bool = True  # reading an item is work enough to be given to another process
+
+
+class Planner(Protocol):
+    """See `Plan`; raises InputError if there is nothing to read. `images`: folder of the images."""
+
+    def __call__(
+        self, path: Path, notes: Notes, images: Path | None = None, **options: Any
+    ) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A label format."""
+
+    name: str
+    title: str
+    layout: str  # what PATH looks like
+    carries: tuple[Carried, ...]
+    loses: str  # what of it does not reach COCO; "" if nothing
+    recognise: Callable[[Glimpse], Evidence | None]
+    plan: Planner
+    options: tuple[Option, ...] = ()
+    conventions: str = ""  # pixels, edges, flags: how numbers are understood
+
+
+class Glimpse:
+    """A quick look at a path for `recognise`: names of its files and beginnings of some of them.
+
+    Folders are listed once for all formats, nearest first, up to a limit, so that a look at a very
+    large dataset takes well under a second.
+    """
+
+    MOST_FILES = 20_000
+    MOST_FOLDERS = 500
+    DEEPEST = 5
+    HEAD_BYTES = 64 * 1024
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.files: list[str] = []  # POSIX, relative to the path; the file's name if it is a file
+        self.folders: list[str] = []
+        self._heads: dict[str, bytes] = {}
+        self._by_suffix: dict[str, list[str]] = {}
+        if self.path.is_file():
+            self.files = [self.path.name]
+        elif self.path.is_dir():
+            self._list_folder()
+        else:
+            raise InputError(f"There is no file or folder {path}. Check the path.")
+        for name in self.files:
+            self._by_suffix.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Files with one of the lower-case `suffixes`, nearest to the path first."""
+        found = [name for suffix in suffixes for name in self._by_suffix.get(suffix, [])]
+        return sorted(found, key=lambda name: (name.count("/"), name))
+
+    def head(self, name: str) -> str:
+        """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
+        if name not in self._heads:
+            path = self.path if self.path.is_file() else self.path / name
+            try:
+                with open(path, "rb") as file:
+                    self._heads[name] = file.read(self.HEAD_BYTES)
+            except OSError:
+                self._heads[name] = b""
+        return decode_text(self._heads[name], errors="replace")
+
+    def _list_folder(self) -> None:
+        queue = deque([("", 0)])
+        while queue and len(self.files) < self.MOST_FILES and len(self.folders) < self.MOST_FOLDERS:
+            prefix, depth = queue.popleft()
+            try:
+                entries = sorted(os.scandir(self.path / prefix), key=lambda entry: entry.name)
+            except OSError:
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_dir():
+                    self.files.append(prefix + entry.name)
+                elif depth < self.DEEPEST:
+                    self.folders.append(prefix + entry.name)
+                    queue.append((prefix + entry.name + "/", depth + 1))
+
+
+def sorted_categories(names: Iterable[str]) -> list[Category]:
+    """Categories in alphabetical order; in that of their numbers if all names are numbers."""
+    names = set(names)
+    if all(name.isdecimal() for name in names):
+        return [Category(name) for name in sorted(names, key=lambda name: (int(name), name))]
+    return [Category(name) for name in sorted(names)]
+
+
+def declared_categories(names: Sequence[str], where: str) -> Callable[[set[str]], list[Category]]:
+    """For `Plan.categories`: just these, in this order. InputError if one is there twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(
+            f"{where}: the category name {repeated[0]!r} is there twice. Rename one of them."
+        )
+    return _Declared(tuple(names))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    names: tuple[str, ...]
+
+    def __call__(self, seen: set[str]) -> list[Category]:
+        return [Category(name) for name in self.names]
+
+
+def split_of_folders(path: str) -> str | None:
+    """The split that a folder in a POSIX path stands for (`train/images/a.jpg` → train)."""
+    for folder in path.split("/")[:-1]:
+        if folder.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[folder.lower()]
+    return None
+
+
+def decode_text(content: bytes, encoding: str | None = None, errors: str = "strict") -> str:
+    """Text of `content`: by its byte order mark, else by `encoding`, else UTF-8."""
+    for mark, marked in (
+        (b"\xef\xbb\xbf", "utf-8-sig"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+    ):
+        if content.startswith(mark):
+            return content.decode(marked, errors)
+    return content.decode(encoding or "utf-8", errors)
+
+
+def read_text(path: str | Path, encoding: str | None = None) -> str:
+    """Text of a file in `encoding` (default UTF-8; a byte order mark overrules). InputError if it
+    is not."""
+    try:
+        return decode_text(Path(path).read_bytes(), encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not {error.encoding}. Save the file as UTF-8"
+            + (
+                "."
+                if encoding
+                else ", or say which encoding it has if the format takes --encoding."
+            )
+        ) from error
+    except LookupError as error:
+        raise InputError(f"There is no text encoding {encoding!r}.") from error
+
+
+def root_of(path: Path, images: Path | None) -> Path:
+    """The image root: the folder given, else the dataset's own. InputError if it is no folder."""
+    root = images or (path if path.is_dir() else path.parent)
+    if not root.is_dir():
+        raise InputError(f"There is no folder of images {root}. Check --images.")
+    return root

@@ -1,0 +1,303 @@
+"""COCO JSON: instances, keypoints and panoptic; normalised on the way.
+
+Boxes are XYWH in continuous 0-based pixels. Panoptic PNGs hold a segment's id as R + 256 G + 65536
+B, 0 where there is none; every segment becomes an instance with an RLE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.coco import (
+    Annotation,
+    Category,
+    Dataset,
+    Image,
+    image_root,
+    parse_coco,
+    read_box,
+    read_json,
+)
+from dataset_tools.errors import InputError
+from dataset_tools.formats.base import (
+    SPLIT_NAMES,
+    Evidence,
+    Format,
+    Glimpse,
+    Option,
+    Plan,
+    root_of,
+    split_of_folders,
+)
+from dataset_tools.images import ImageIndex
+from dataset_tools.notes import Notes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_TOP_KEY = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+_KINDS = re.compile(r"^(instances|person_keypoints|keypoints|panoptic|stuff)_")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image with its annotations; for panoptic files also its segments, their PNG and names."""
+
+    image: Image
+    near: str  # folder that images of this file are likely in
+    segments: list[Any] | None = None
+    png: Path | None = None
+    names: dict[int | None, str] = field(default_factory=dict)
+
+
+def plan(
+    path: Path,
+    notes: Notes,
+    images: Path | None = None,
+    panoptic_images: str | None = None,
+    ids: str = "new",
+) -> Plan:
+    """Plan to read a COCO file, or all of those in a folder (instances_train2017.json: split
+    train)."""
+    files = [path] if path.is_file() else _files_by_split(path)
+    datasets: list[Dataset] = []
+    items: list[Item] = []
+    for file in files:
+        content = read_json(file)
+        panoptic = _is_panoptic(content)
+        dataset = parse_coco(file, {**content, "annotations": []} if panoptic else content, notes)
+        datasets.append(dataset)
+        split = _split_name(path, file) if path.is_dir() else None
+        near = _KINDS.sub("", file.stem)
+        for image in dataset.images:
+            image.split = split
+        if panoptic:
+            folder = Path(panoptic_images) if panoptic_images else file.with_suffix("")
+            items += _panoptic_items(file, content, dataset, folder, near, notes)
+        else:
+            items += [Item(image, near) for image in dataset.images]
+    root = images or (path if path.is_dir() else _likely_root(path, datasets[0]))
+    categories = _joined_categories(datasets)
+    return Plan(
+        image_root=root_of(path, root),
+        items=items,
+        read=_Reader(root),
+        categories=lambda _: categories,
+        info={"source_info": datasets[0].info} if datasets[0].info else {},
+        licenses=datasets[0].licenses,
+        keep_ids=ids == "keep",
+        parallel=any(item.png for item in items),
+    )
+
+
+def recognise(glimpse: Glimpse) -> Evidence | None:
+    """JSON objects that begin with COCO's lists and their typical entries."""
+    names = [
+        name for name in glimpse.with_suffix(".json")[:20] if _looks_like_coco(glimpse.head(name))
+    ]
+    if not names:
+        return None
+    keys = sorted(set(_TOP_KEY.findall(glimpse.head(names[0]))))
+    return Evidence(f"{names[0]} is JSON with COCO's {', '.join(keys)}")
+
+
+@dataclass
+class _Reader:
+    root: Path
+
+    @cached_property
+    def index(self) -> ImageIndex:
+        return ImageIndex(self.root)
+
+    def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
+        image = item.image
+        image.file_name = self._file_name(item, notes)
+        if item.png is not None:
+            image.annotations = list(_segments(item, notes))
+        yield image
+
+    def _file_name(self, item: Item, notes: Notes) -> str:
+        name = item.image.file_name.replace("\\", "/")
+        parts = name.split("/")
+        safe = ".." not in parts and not name.startswith("/") and ":" not in parts[0]
+        if safe and (self.root / name).is_file():
+            return name
+        found = self.index.find(name, near=f"{item.near}/")
+        if found:
+            return found
+        place = f"{item.image.source}: {name}"
+        if safe:
+            notes.suspect("image file that is missing (kept)", place)
+            return name
+        notes.suspect("missing image outside the image root (its folder removed)", place)
+        return parts[-1]
+
+
+def _segments(item: Item, notes: Notes) -> Iterator[Annotation]:
+    import numpy as np
+
+    from dataset_tools.rle import encode_mask
+
+    ids = _segment_ids(item)
+    for segment in item.segments or []:
+        place = f"{item.image.source} segment {segment.get('id')}"
+        category = item.names.get(segment.get("category_id"))
+        if category is None:
+            notes.drop("segment whose category_id no category has", place)
+            continue
+        mask = ids == segment["id"]
+        if not mask.any():
+            notes.drop("segment without a pixel in its PNG", place)
+            continue
+        ids[mask] = 0
+        yield Annotation(
+            category,
+            bbox=read_box(segment.get("bbox")),
+            segmentation=encode_mask(mask),
+            iscrowd=bool(segment.get("iscrowd")),
+            source=place,
+        )
+    for segment_id in np.unique(ids[ids != 0]).tolist():
+        notes.drop("segment in a PNG that segments_info does not name", f"{item.png}: {segment_id}")
+
+
+def _segment_ids(item: Item) -> np.ndarray:
+    """The HW int64 array of segment ids in the panoptic PNG. InputError if it does not fit."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(item.png) as png:
+            colours = np.asarray(png.convert("RGB"), dtype=np.int64)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{item.png}: this panoptic PNG is missing. Give their folder by --panoptic-images."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{item.png}: cannot be read as an image: {error}") from error
+    if colours.shape[:2] != (item.image.height, item.image.width):
+        height, width = colours.shape[:2]
+        raise InputError(
+            f"{item.png}: is {width}×{height}, but its image is recorded as "
+            f"{item.image.width}×{item.image.height}."
+        )
+    return colours @ np.array([1, 256, 65536])
+
+
+def _panoptic_items(
+    file: Path, content: dict, dataset: Dataset, folder: Path, near: str, notes: Notes
+) -> Iterator[Item]:
+    names = {category.id: category.name for category in dataset.categories}
+    entries = {entry.get("image_id"): entry for entry in content["annotations"]}
+    for image in dataset.images:
+        entry = entries.pop(image.id, None)
+        if entry is None:
+            yield Item(image, near)
+            continue
+        segments = entry.get("segments_info")
+        if not isinstance(segments, list) or not isinstance(entry.get("file_name"), str):
+            raise InputError(
+                f"{file}: the annotation of image {image.id} has no segments or no PNG."
+            )
+        yield Item(image, near, segments, folder / Path(entry["file_name"]).name, names)
+    for image_id in entries:
+        notes.drop("panoptic annotation of no image", f"{file}: image_id {image_id}")
+
+
+def _is_panoptic(content: Any) -> bool:
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    return (
+        isinstance(annotations, list)
+        and bool(annotations)
+        and all(isinstance(entry, dict) and "segments_info" in entry for entry in annotations)
+    )
+
+
+def _looks_like_coco(head: str) -> bool:
+    keys = set(_TOP_KEY.findall(head))
+    entries = '"image_id"' in head or ('"file_name"' in head and '"id"' in head)
+    return head.lstrip().startswith("{") and bool(keys) and (entries or len(keys) > 2)
+
+
+def _files_by_split(folder: Path) -> list[Path]:
+    glimpse = Glimpse(folder)
+    splits: dict[str, list[str]] = {}
+    for name in glimpse.with_suffix(".json"):
+        if _looks_like_coco(glimpse.head(name)):
+            splits.setdefault(_split_name(folder, folder / name), []).append(name)
+    if not splits:
+        raise InputError(
+            f"{folder}: there is no COCO file (*.json with images and annotations) in it."
+        )
+    for split, names in splits.items():
+        if len(names) > 1:
+            raise InputError(
+                f"{folder}: {' and '.join(names)} are both of split {split}. Convert one of them, "
+                f"by its path."
+            )
+    order = {"train": 0, "val": 1, "test": 2}
+    return [folder / splits[name][0] for name in sorted(splits, key=lambda n: (order.get(n, 3), n))]
+
+
+def _split_name(folder: Path, file: Path) -> str:
+    """Split that a file's folder or name stands for, else its whole name."""
+    of_folder = split_of_folders(file.relative_to(folder).as_posix())
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[_\-. ]", file.stem.lower())]
+    of_name = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+    return of_folder or of_name or file.stem
+
+
+def _likely_root(file: Path, dataset: Dataset) -> Path:
+    """Folder in which the first images are, tried near the file; the file's own if nowhere."""
+    here, above, split = file.parent, file.resolve().parent.parent, _KINDS.sub("", file.stem)
+    recorded = image_root(file, dataset.info)
+    candidates = [
+        *([recorded] if recorded else []),
+        *(here, here / "images", here / split),
+        *(above, above / "images", above / split, above / "images" / split),
+    ]
+    names = [image.file_name for image in dataset.images[:3]]
+    for candidate in candidates:
+        if names and all((candidate / name).is_file() for name in names):
+            return candidate
+    return here
+
+
+def _joined_categories(datasets: list[Dataset]) -> list[Category]:
+    """Categories of all files by ascending id, those of the first file first, each name once."""
+    joined: dict[str, Category] = {}
+    for dataset in datasets:
+        for category in sorted(dataset.categories, key=lambda category: category.id or 0):
+            joined.setdefault(category.name, replace(category))
+    return list(joined.values())
+
+
+FORMAT = Format(
+    name="coco",
+    title="COCO JSON (instances, keypoints, panoptic)",
+    layout="a JSON file, or a folder with one for each split (instances_train2017.json, …)",
+    carries=("boxes", "masks", "keypoints", "attributes", "splits"),
+    loses="captions; panoptic segments become instances (isthing stays with the category)",
+    recognise=recognise,
+    plan=plan,
+    conventions="0-based continuous XYWH. Keys that COCO does not know are kept under attributes. "
+    "Uncompressed RLEs are compressed; categories are renumbered in the order of their ids.",
+    options=(
+        Option(
+            "--ids",
+            "keep: ids of images, annotations and categories stay as they are",
+            default="new",
+            choices=("new", "keep"),
+        ),
+        Option(
+            "--panoptic-images",
+            "folder of the panoptic PNGs (default: named like the JSON file)",
+            metavar="DIR",
+        ),
+    ),
+)

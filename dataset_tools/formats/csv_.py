@@ -1,0 +1,427 @@
+"""CSV and its kin: one row per box.
+
+Columns are found by their names in a header line, or given by `--columns`, or, without either,
+taken as `image, x1, y1, x2, y2, label`, the order that RetinaNet's CSV files made common. A row
+whose box is empty stands for an image without objects.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataset_tools.coco import Annotation, Box, Image
+from dataset_tools.errors import InputError
+from dataset_tools.formats.base import (
+    SPLIT_NAMES,
+    Evidence,
+    Format,
+    Glimpse,
+    Option,
+    Plan,
+    read_text,
+    root_of,
+)
+from dataset_tools.images import ImageIndex, image_size, is_image_name
+from dataset_tools.notes import Notes
+
+# Our name of a column → names it goes by in headers (lower case, without spaces, dots, - and _).
+# If several of them are there, the first in this order is meant.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    name: tuple(synonyms.split())
+    for name, synonyms in {
+        "image": "imagepath filename filepath image imagename imagefile file path imageid",
+        "label": "label class classname labelname category categoryname name species",
+        "x1": "x1 xmin left minx bboxx1 bboxxmin x0",
+        "y1": "y1 ymin top miny bboxy1 bboxymin y0",
+        "x2": "x2 xmax right maxx bboxx2 bboxxmax",
+        "y2": "y2 ymax bottom maxy bboxy2 bboxymax",
+        "x": "x bboxx",
+        "y": "y bboxy",
+        "cx": "cx xcenter xcentre centerx centrex",
+        "cy": "cy ycenter ycentre centery centrey",
+        "w": "w bboxwidth bboxw boxwidth",
+        "h": "h bboxheight bboxh boxheight",
+        "bbox": "bbox box",
+        "width": "width imagewidth imgwidth imgw",
+        "height": "height imageheight imgheight imgh",
+        "split": "split set subset usage",
+    }.items()
+}
+# Form of a box → the columns it takes.
+FORMS = {
+    "xyxy": ("x1", "y1", "x2", "y2"),
+    "xywh": ("x", "y", "w", "h"),
+    "cxcywh": ("cx", "cy", "w", "h"),
+}
+WITHOUT_HEADER = ("image", "x1", "y1", "x2", "y2", "label")
+
+
+@dataclass
+class Row:
+    """One line of the file."""
+
+    line: int
+    label: str
+    numbers: Box
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Item:
+    """All rows of an image."""
+
+    line: int  # of the first row
+    image: str
+    split: str | None
+    size: tuple[int, int] | None
+    rows: list[Row]
+
+
+def plan(
+    path: Path,
+    notes: Notes,
+    images: Path | None = None,
+    columns: str | None = None,
+    box: str = "auto",
+    units: str = "auto",
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    encoding: str | None = None,
+) -> Plan:
+    """Plan to read a CSV file, or the only one in a folder."""
+    file = path if path.is_file() else _only_file(path)
+    text = read_text(file, encoding)
+    separator = _delimiter(text, file) if delimiter == "auto" else _DELIMITERS[delimiter]
+    lines = [
+        (number, row)
+        for number, row in _lines(text, separator, file)
+        if any(cell.strip() for cell in row)
+    ]
+    if not lines:
+        raise InputError(f"{file}: there is no row in it.")
+    first = lines[0][1]
+    names = (
+        _given(columns) if columns else _names(first) if _is_header(first) else list(WITHOUT_HEADER)
+    )
+    has_header = _is_header(first)
+    if has_header:
+        lines = lines[1:]
+    table = _Table(
+        file, names, decimal if decimal != "auto" else ("," if separator != "," else ".")
+    )
+    form = table.form(box)
+    items = table.items(lines, form, notes)
+    unit = _units(items) if units == "auto" else units
+    root = root_of(file, images)
+    remark = f"columns {', '.join(names)}; boxes are {form} in {unit}"
+    return Plan(
+        image_root=root,
+        items=items,
+        read=_Reader(file, ImageIndex(root), form, _DIVISORS[unit]),
+        remarks=[remark + ("" if has_header else " (no header line found)")],
+    )
+
+
+def recognise(glimpse: Glimpse) -> Evidence | None:
+    """A text file whose first line names columns of images and boxes, or has an image and
+    numbers."""
+    for name in glimpse.with_suffix(".csv", ".tsv")[:20]:
+        text = glimpse.head(name)
+        first = text.splitlines()[:1]
+        cells = next(csv.reader(first, delimiter=_delimiter(text)), []) if first else []
+        names = _names(cells) if _is_header(cells) else []
+        if "image" in names and ("bbox" in names or _form_of(names)):
+            known = ", ".join(column for column in names if column in COLUMNS)
+            return Evidence(f"{name} has a header line with {known}")
+        if len(cells) == len(WITHOUT_HEADER) and is_image_name(cells[0]):
+            return Evidence(f"{name} has rows of an image, four numbers and a label", certain=False)
+    return None
+
+
+@dataclass
+class _Table:
+    """Rows of a file with named columns, turned into items."""
+
+    file: Path
+    names: list[str]
+    decimal: str
+
+    def __post_init__(self) -> None:
+        if "image" not in self.names:
+            raise InputError(
+                f"{self.file}: no column is called image or alike (found: "
+                f"{', '.join(self.names)}). "
+                "Name them by --columns image,x1,y1,x2,y2,label or alike; - for those to leave out."
+            )
+
+    def form(self, wanted: str) -> str:
+        """Form of the boxes, xyxy, xywh or cxcywh; the columns then have the names of `FORMS`."""
+        if "bbox" in self.names:
+            return "xywh" if wanted == "auto" else wanted
+        form = _form_of(self.names) if wanted == "auto" else wanted
+        renamed = _as_form(self.names, form) if form else self.names
+        if form is None or not set(FORMS[form]) <= set(renamed):
+            raise InputError(
+                f"{self.file}: found no columns of a box among {', '.join(self.names)}. Name them "
+                f"by "
+                "--columns; a box is x1,y1,x2,y2 or x,y,w,h or cx,cy,w,h, or one column bbox."
+            )
+        self.names = renamed
+        return form
+
+    def items(self, lines: list[tuple[int, list[str]]], form: str, notes: Notes) -> list[Item]:
+        """Rows by image, in the order in which the images first occur."""
+        items: dict[tuple[str, str | None], Item] = {}
+        for number, cells in lines:
+            place = f"{self.file}:{number}"
+            if len(cells) < len(self.names):
+                cells = cells + [""] * (len(self.names) - len(cells))
+            if len(cells) > len(self.names) and any(cells[len(self.names) :]):
+                raise InputError(
+                    f"{place}: {len(cells)} cells, but {len(self.names)} columns "
+                    f"({', '.join(self.names)}). A text with the delimiter in it needs quotes."
+                )
+            values = {
+                name: cell.strip()
+                for name, cell in zip(self.names, cells, strict=False)
+                if name != "-"
+            }
+            image = values.pop("image")
+            if not image:
+                notes.drop("row without an image", place)
+                continue
+            split = values.pop("split", "") or None
+            split = SPLIT_NAMES.get(split.lower(), split) if split else None
+            size = self._size(values, place)
+            item = items.setdefault((image, split), Item(number, image, split, size, []))
+            numbers = self._box(values, form, place)
+            label = values.pop("label", "object")
+            if numbers is not None and not label:
+                notes.drop("box without a label", place)
+            elif numbers is not None:
+                extra = {name: value for name, value in values.items() if value}
+                item.rows.append(Row(number, label, numbers, extra))
+        return list(items.values())
+
+    def _size(self, values: dict[str, str], place: str) -> tuple[int, int] | None:
+        width, height = (values.pop(side, "") for side in ("width", "height"))
+        if not width or not height:
+            return None
+        return int(self._number(width, place)), int(self._number(height, place))
+
+    def _box(self, values: dict[str, str], form: str, place: str) -> Box | None:
+        if "bbox" in self.names:
+            cells = [cell for cell in re.split(r"[\s,;\[\]()]+", values.pop("bbox")) if cell]
+        else:
+            cells = [values.pop(name) for name in FORMS[form]]
+        if not any(cells):
+            return None
+        if len(cells) != 4:
+            raise InputError(f"{place}: a box has four numbers, not {len(cells)}.")
+        return tuple(self._number(cell, place) for cell in cells)
+
+    def _number(self, text: str, place: str) -> float:
+        try:
+            value = float(text.replace(",", ".") if self.decimal == "," else text)
+            if math.isfinite(value):
+                return value
+        except ValueError:
+            pass
+        raise InputError(
+            f"{place}: {text!r} is not a number. Mend the row, or check --delimiter, --decimal "
+            f"and --columns."
+        )
+
+
+@dataclass
+class _Reader:
+    file: Path
+    index: ImageIndex
+    form: str
+    divisor: float | None
+
+    def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
+        place = f"{self.file}:{item.line}"
+        found = self.index.find(item.image)
+        if found is None:
+            notes.suspect("image file that is missing (kept)", f"{place}: {item.image}")
+        name = found or re.split(r"[\\/]", item.image)[-1]
+        size = item.size
+        if size is None:
+            if found is None:
+                raise InputError(
+                    f"{place}: the image {item.image} is not in {self.index.root}, and there is no "
+                    "width and height in the file. Give the images' folder by --images."
+                )
+            size = image_size(self.index.root / found)
+        yield Image(
+            name,
+            *size,
+            annotations=[
+                Annotation(
+                    row.label,
+                    self._box(row.numbers, size),
+                    attributes=dict(row.attributes),
+                    source=f"{self.file}:{row.line}",
+                )
+                for row in item.rows
+            ],
+            split=item.split,
+            source=place,
+        )
+
+    def _box(self, numbers: Box, size: tuple[int, int]) -> Box:
+        first, second, third, fourth = numbers
+        if self.form == "xywh":
+            third, fourth = first + third, second + fourth
+        elif self.form == "cxcywh":
+            first, second, third, fourth = (
+                first - third / 2,
+                second - fourth / 2,
+                first + third / 2,
+                second + fourth / 2,
+            )
+        if self.divisor is None:
+            return (first, second, third, fourth)
+        width, height = size[0] / self.divisor, size[1] / self.divisor
+        return (first * width, second * height, third * width, fourth * height)
+
+
+_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+_DIVISORS: dict[str, float | None] = {"pixels": None, "fractions": 1, "percent": 100}
+
+
+def _only_file(folder: Path) -> Path:
+    glimpse = Glimpse(folder)
+    files = glimpse.with_suffix(".csv", ".tsv")
+    if len(files) != 1:
+        found = f"are {len(files)}: {', '.join(files[:5])}" if files else "is none"
+        raise InputError(f"{folder}: wanted is one CSV file, but there {found}. Give its path.")
+    return folder / files[0]
+
+
+def _delimiter(text: str, file: Path | None = None) -> str:
+    """The delimiter that cuts the first lines into the same number of cells, the most if several
+    do."""
+    lines = [line for line in text.splitlines()[:50] if line.strip()]
+    if len(text) > Glimpse.HEAD_BYTES // 2:
+        lines = lines[:-1]  # may be cut off
+    best, most = ",", 1
+    for delimiter in (",", ";", "\t", "|"):
+        counts = {len(row) for row in csv.reader(lines, delimiter=delimiter)}
+        # Decimal commas cut some rows into more cells than others; a true delimiter does not.
+        if len(counts) == 1 and (count := counts.pop()) > most:
+            best, most = delimiter, count
+    return best
+
+
+def _lines(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line they end on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{file}:{reader.line_num}: broken CSV: {error}.") from error
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether a first row has names of columns: neither a number nor the name of an image file."""
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    return len(filled) > 1 and not any(_is_number(cell) or is_image_name(cell) for cell in filled)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _names(header: list[str]) -> list[str]:
+    """Our names for the columns of a header line; the own name of those that we do not know."""
+    plain = [re.sub(r"[\s._\-]", "", cell.lower()) for cell in header]
+    names = [cell.strip() for cell in header]
+    for name, synonyms in COLUMNS.items():
+        synonym = next((synonym for synonym in synonyms if synonym in plain), None)
+        if synonym is not None:
+            names[plain.index(synonym)] = name
+    return names
+
+
+def _given(columns: str) -> list[str]:
+    names = [name.strip() for name in columns.split(",")]
+    twice = {name for name in names if name != "-" and names.count(name) > 1}
+    if twice:
+        raise InputError(f"--columns {columns}: {min(twice)} is there twice.")
+    return names
+
+
+def _form_of(names: list[str]) -> str | None:
+    """The form whose columns are all there, if need be under another name."""
+    return next(
+        (form for form, columns in FORMS.items() if set(columns) <= set(_as_form(names, form))),
+        None,
+    )
+
+
+def _as_form(names: list[str], form: str) -> list[str]:
+    """`names` with the columns of a box called as in `FORMS`, where they go by other names."""
+    if form == "xyxy":
+        return names
+    across, down, *_ = FORMS[form]
+    first = {"xywh": ("x1", "y1"), "cxcywh": ("x", "y")}[form]
+    other = {first[0]: across, first[1]: down}
+    # An image's width and height, or a box's? The latter if the box has no other size.
+    size = ("x2", "y2") if {"x2", "y2"} <= set(names) else ("width", "height")
+    if not {"w", "h"} <= set(names):
+        other |= {size[0]: "w", size[1]: "h"}
+    return [other.get(name, name) if other.get(name) not in names else name for name in names]
+
+
+def _units(items: list[Item]) -> str:
+    """Fractions if no number is above 1 and there is one at all, else pixels."""
+    numbers = [number for item in items for row in item.rows for number in row.numbers]
+    return "fractions" if numbers and max(numbers) <= 1 else "pixels"
+
+
+FORMAT = Format(
+    name="csv",
+    title="CSV, one box a row",
+    layout="a .csv or .tsv file, or the folder of one; images beside it or in --images",
+    carries=("boxes", "attributes", "splits"),
+    loses="",
+    recognise=recognise,
+    plan=plan,
+    conventions="Columns by their header, by --columns, or image,x1,y1,x2,y2,label. Boxes are "
+    "corners from 0 "
+    "in pixels, unless --box and --units say otherwise or the columns' names do; numbers that are "
+    "all at "
+    "most 1 are fractions of the image. Further columns become attributes. A row without a box is "
+    "an image "
+    "without objects.",
+    options=(
+        Option(
+            "--columns",
+            "names in order: image,x1,y1,x2,y2,label,…; - to leave out",
+            metavar="NAMES",
+        ),
+        Option("--box", "form of boxes", default="auto", choices=("auto", *FORMS)),
+        Option("--units", "units of boxes", default="auto", choices=("auto", *_DIVISORS)),
+        Option("--delimiter", "between cells", default="auto", choices=("auto", *_DELIMITERS)),
+        Option(
+            "--decimal",
+            "decimal sign (auto: both, unless the delimiter is ,)",
+            default="auto",
+            choices=("auto", ".", ","),
+        ),
+        Option("--encoding", "of the text (default: UTF-8, or by byte order mark)", metavar="NAME"),
+    ),
+)

@@ -1,0 +1,162 @@
+"""Image files: finding them, and their size from the header alone."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from dataset_tools.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
+)
+_EXIF_ORIENTATION = 274
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image, by its suffix."""
+    hidden = os.path.basename(name).startswith(".")
+    return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in px as Detectron2 will see the image, without decoding its pixels.
+
+    EXIF orientation is applied as Detectron2's `read_image` does. InputError if it is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            width, height = image.size
+            turned = _orientation(image, file) in (5, 6, 7, 8)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: this image file is missing.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image of a known kind, or damaged.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too large to be opened: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+    return (height, width) if turned else (width, height)
+
+
+def _orientation(image: PillowImage, file: IO[bytes]) -> int:
+    """The EXIF orientation, 1 to 8, as `image.getexif()` gives it."""
+    from PIL import Image
+
+    try:
+        if image.format == "PNG" and not _has_late_metadata(file):
+            # PngImageFile.getexif decodes all pixels first, in case that EXIF stands behind them.
+            exif = Image.Image.getexif(image)
+        else:
+            exif = image.getexif()
+    except Exception:  # whatever broken EXIF raises; Detectron2 goes on without it, and so do we
+        return 1
+    return exif.get(_EXIF_ORIENTATION, 1)
+
+
+def _has_late_metadata(file: IO[bytes]) -> bool:
+    """Whether a PNG has chunks of metadata behind its pixels; reads the chunks' headers only."""
+    position = file.tell()
+    try:
+        file.seek(len(_PNG_SIGNATURE))
+        pixels_seen = False
+        while len(header := file.read(8)) == 8:
+            name = header[4:]
+            pixels_seen |= name == b"IDAT"
+            if pixels_seen and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(position)
+
+
+def walk_files(folder: str | Path) -> Iterator[str]:
+    """POSIX paths, relative to `folder`, of all files in it, sorted; hidden ones left out.
+
+    Symbolic links to folders are followed, each real folder once, so that loops end.
+    """
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        prefix = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if prefix == "." else prefix + "/"
+        yield from (prefix + name for name in sorted(files) if not name.startswith("."))
+
+
+class ImageIndex:
+    """The images under a root folder, found again by the names that label files give them.
+
+    Names in label files may be full paths of another machine, of Windows, without the suffix, or in
+    another case. Only files below the root are ever found.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.paths: list[str] = [path for path in walk_files(root) if is_image_name(path)]
+        self._known = frozenset(self.paths)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            name = path.rpartition("/")[2]
+            self._by_name[name.casefold()].append(path)
+            self._by_stem[os.path.splitext(name)[0].casefold()].append(path)
+
+    def find(self, name: str, near: str = "") -> str | None:
+        """Path relative to the root of the image called `name`; None if there is none.
+
+        `near` is the label file's path relative to the root: of several images of that name the one
+        that shares most of its folders is taken, then the one that shares most of the tail of
+        `name`. InputError if two fit equally.
+        """
+        wanted = PurePosixPath(name.strip().replace("\\", "/"))
+        if str(wanted) in self._known:
+            return str(wanted)
+        # A name without a suffix of images may hold dots: "img.2020.01" has no suffix to remove.
+        stem = wanted.stem if is_image_name(wanted.name) else wanted.name
+        candidates = self._by_name.get(wanted.name.casefold()) or self._by_stem.get(stem.casefold())
+        if not candidates:
+            return None
+        if len(candidates) == 1:
+            return candidates[0]
+
+        def fit(path: str) -> tuple[int, int, bool]:
+            folders = PurePosixPath(path).parts[:-1]
+            return (
+                _common(PurePosixPath(near).parts[:-1], folders),
+                _common(wanted.parts[-2::-1], folders[::-1]),
+                PurePosixPath(path).name == wanted.name,
+            )
+
+        best, second = sorted(candidates, key=fit, reverse=True)[:2]
+        if fit(best) == fit(second):
+            raise InputError(
+                f"{near or self.root}: {name!r} may be {best} or {second} in {self.root}. "
+                "Give its folder in the label, or convert the folders one by one."
+            )
+        return best
+
+
+def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
+    """Length of the common beginning of two sequences."""
+    length = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
