@@ -146,6 +146,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.RETINANET.NUM_CLASSES = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 0
 
 
 def _add_training_keys(cfg: CfgNode) -> None:

@@ -8,13 +8,12 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
@@ -22,6 +21,8 @@ from dataset_tools.errors import InputError
 from dataset_tools.files import write_text
 from seriatim.config import load_config
 from seriatim.data.catalog import register_datasets
+from seriatim.data.checks import check_data
+from seriatim.data.classes import resolve_num_classes
 from seriatim.engine.hooks.metric import MODES
 from seriatim.engine.logs import setup_logging
 from seriatim.engine.optimizer import OPTIMIZERS, scale_learning_rate
@@ -55,8 +56,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
     resolve_device(cfg)
-    resolve_classes(cfg)
+    resolve_num_classes(cfg)
     validate(cfg)
+    check_data(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     resolve_schedule(cfg)
     resolve_seed(cfg, resume=getattr(args, "resume", False))
@@ -80,68 +82,6 @@ def resolve_device(cfg: CfgNode) -> None:
         ) from None
 
 
-def resolve_classes(cfg: CfgNode) -> None:
-    """Fill every NUM_CLASSES that is 0 from the data; complain about one that contradicts it."""
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names:
-        return
-    things = _common_classes(names, "thing_classes")
-    stuff = _common_classes(names, "stuff_classes")
-    for path, group in _groups(cfg.MODEL, "MODEL"):
-        if "NUM_CLASSES" not in group:
-            continue
-        classes = stuff if path == "MODEL.SEM_SEG_HEAD" else things
-        if classes is None:
-            continue
-        if group.NUM_CLASSES == 0:
-            group.NUM_CLASSES = len(classes)
-        elif group.NUM_CLASSES != len(classes) and _is_used(cfg, path):
-            raise InputError(
-                f"{path}.NUM_CLASSES is {group.NUM_CLASSES}, but the data ({', '.join(names)}) has"
-                f" {len(classes)} categories: {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}."
-                f" Set it to {len(classes)}, or to 0 to take it from the data."
-            )
-
-
-def _is_used(cfg: CfgNode, group: str) -> bool:
-    """Whether the meta-architecture reads this group; what is not known here counts as read."""
-    readers = {
-        "MODEL.RETINANET": ("RetinaNet",),
-        "MODEL.ROI_HEADS": ("GeneralizedRCNN", "PanopticFPN"),
-        "MODEL.SEM_SEG_HEAD": ("SemanticSegmentor", "PanopticFPN"),
-        "MODEL.TASK_ALIGNED": ("TaskAlignedDetector",),
-    }
-    return group not in readers or cfg.MODEL.META_ARCHITECTURE in readers[group]
-
-
-def _groups(node: CfgNode, path: str) -> Iterator[tuple[str, CfgNode]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield f"{path}.{key}", value
-            yield from _groups(value, f"{path}.{key}")
-
-
-def _common_classes(names: list[str], field: str) -> list[str] | None:
-    """The class list that all datasets share, or None where they have none."""
-    lists = {name: list(MetadataCatalog.get(name).get(field) or []) for name in names}
-    first = names[0]
-    for name, classes in lists.items():
-        if classes != lists[first]:
-            raise InputError(
-                f"{first} and {name} differ in their categories ({field}): {_difference(lists[first], classes)}."
-                " Datasets that are used together need the same categories in the same order;"
-                " `python -m dataset_tools merge` makes them so."
-            )
-    return lists[first] or None
-
-
-def _difference(a: list[str], b: list[str]) -> str:
-    only_a, only_b = [x for x in a if x not in b], [x for x in b if x not in a]
-    if only_a or only_b:
-        return f"only the first has {only_a or 'none more'}, only the second has {only_b or 'none more'}"
-    return f"their order is {a} and {b}"
-
-
 def validate(cfg: CfgNode) -> None:
     """Check everything that can be checked before a model is built.
 
@@ -160,12 +100,6 @@ def validate(cfg: CfgNode) -> None:
     _one_of("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES)
     _one_of("SERIATIM.HOOKS.BEST_MODE", cfg.SERIATIM.HOOKS.BEST_MODE, MODES)
     resolve_channels_last(cfg, resolve_precision(cfg))
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in DatasetCatalog.list():
-            known = [d["NAME"] for d in cfg.SERIATIM.DATASETS]
-            raise InputError(
-                f"DATASETS names {name!r}, which is not registered. SERIATIM.DATASETS has: {known or 'none'}."
-            )
     _positive("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
     _positive("SERIATIM.SOLVER.ACCUMULATE", cfg.SERIATIM.SOLVER.ACCUMULATE)
     _positive("SERIATIM.HOOKS.LOG_PERIOD", cfg.SERIATIM.HOOKS.LOG_PERIOD)
