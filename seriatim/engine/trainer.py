@@ -171,11 +171,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def wrap_for_evaluation(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
         """`model` as evaluation calls it: by tiles, or as it is."""
-        if cfg.SERIATIM.EVAL.TILE == 0:
-            return model
-        from seriatim.evaluation.tiled import TiledPredictor
+        from seriatim.evaluation.tiled import wrap_tiled
 
-        return TiledPredictor(model, cfg)
+        return wrap_tiled(cfg, model)
 
     def build_hooks(self) -> list[detectron2_hooks.HookBase | None]:
         """The hooks in their order: what changes the model first, then what saves, evaluates and writes."""

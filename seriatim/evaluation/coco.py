@@ -1,4 +1,4 @@
-"""A COCO evaluator on Detectron2's conventions, for boxes (rotated ones too), masks and keypoints."""
+"""COCO's evaluation on Detectron2's conventions: boxes (rotated ones too), masks, keypoints."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ RESULTS_FILE = "coco_instances_results.json"
 class CocoEvaluator(DatasetEvaluator):
     """COCO's AP and AR with any limit of detections per image, also per category.
 
-    The result is as Detectron2's COCOEvaluator gives it: `{"bbox": {"AP": …, "AP50": …, "AP-cat": …},
-    "segm": …, "keypoints": …}` in percent, NaN where nothing can be said. It adds the recalls (AR1,
-    AR10, AR, ARs, ARm, ARl).
+    The result is as Detectron2's COCOEvaluator gives it: `{"bbox": {"AP": …, "AP50": …, "AP-cat":
+    …}, "segm": …, "keypoints": …}` in percent, NaN where nothing can be said. It adds the recalls
+    (AR1, AR10, AR, ARs, ARm, ARl).
     """
 
     def __init__(
@@ -133,8 +133,8 @@ def _read_json(name: str, metadata: Any, output_dir: Path | None) -> dict[str, A
     if json_file is None:
         if output_dir is None:
             raise InputError(
-                f"Dataset {name} has no COCO JSON in its metadata; to evaluate on it, give the evaluator"
-                " an output folder in which it can write one."
+                f"Dataset {name} has no COCO JSON in its metadata; to evaluate on it, give the"
+                " evaluator an output folder in which it can write one."
             )
         from detectron2.data.datasets import convert_to_coco_json
 
@@ -155,11 +155,11 @@ def _tasks_of(instances: Instances) -> set[str]:
 def to_coco_results(
     instances: Instances, image_id: int, category_ids: Mapping[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """`Instances` on the CPU in COCO's results format; detections with NaN or infinity are left out.
+    """`Instances` on the CPU in COCO's results format; those with NaN or infinity are left out.
 
-    Boxes become XYWH, rotated ones stay (centre x, y, width, height, degrees); masks become compressed
-    run lengths; keypoints, which Detectron2 has at pixel centres, go back to COCO's pixel indices.
-    `category_ids` maps contiguous class numbers to the dataset's.
+    Boxes become XYWH, rotated ones stay (centre x, y, width, height, degrees); masks become
+    compressed run lengths; keypoints, which Detectron2 has at pixel centres, go back to COCO's
+    pixel indices. `category_ids` maps contiguous class numbers to the dataset's.
     """
     boxes = instances.pred_boxes.tensor.detach().double().numpy().copy()
     scores = instances.scores.detach().double().numpy()

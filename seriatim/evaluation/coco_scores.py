@@ -1,7 +1,7 @@
-"""COCO's measures, computed by faster-coco-eval and read out for any number of detections per image.
+"""COCO's measures by faster-coco-eval, for any number of detections per image.
 
-pycocotools' own summary takes AP at 100 detections whatever limit it was given; here the limit counts,
-so that dense scenes are not cut off. At 100 all numbers equal pycocotools'.
+pycocotools' own summary takes AP at 100 detections whatever limit it was given; here the limit
+counts, so that dense scenes are not cut off. At 100 all numbers equal pycocotools'.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 # The fields of a detection in COCO's results format that each task looks at.
 TASK_FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}
 
-# (name, "precision" or "recall", IoU or None for the mean over 0.50:0.95, area range, detections per
-# image: an index into [1, 10, limit]). The first six are those that Detectron2 reports.
+# (name, "precision" or "recall", IoU or None for the mean over 0.50:0.95, area range, detections
+# per image: an index into [1, 10, limit]). The first six are those that Detectron2 reports.
 _DETECTION_METRICS = (
     ("AP", "precision", None, "all", -1),
     ("AP50", "precision", 0.5, "all", -1),
@@ -107,9 +107,9 @@ def score_detections(
 
     Args:
         truth: from `ground_truth`.
-        detections: in COCO's results format: image_id, category_id, score and bbox (XYWH, or centre x,
-            y, width, height, degrees for rotated boxes), segmentation (compressed run lengths) or
-            keypoints. May be empty: then every category with objects scores 0.
+        detections: in COCO's results format: image_id, category_id, score and bbox (XYWH, or
+            centre x, y, width, height, degrees for rotated boxes), segmentation (compressed run
+            lengths) or keypoints. May be empty: then every category with objects scores 0.
         task: "bbox", "segm" or "keypoints".
         max_detections: so many per image and category count. COCO fixes 20 for keypoints.
         keypoint_sigmas: falloff of each keypoint; () takes COCO's seventeen.
@@ -195,7 +195,7 @@ def _is_rotated(truth: COCO, found: COCO) -> bool:
 class _RotatedEval(COCOeval_faster):
     """COCO's evaluation with the IoU of rotated boxes; the angle itself is not judged."""
 
-    def computeIoU(self, imgId: int, catId: int) -> Any:
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
         truth = self.gt_dataset.get_instances([imgId], [catId], True)[0][0]
         found = self.dt_dataset.get_instances([imgId], [catId], True)[0][0]
         if not truth or not found:

@@ -1,4 +1,4 @@
-"""Random datasets in COCO's form with noisy detections on them, to test measures with; no pixels."""
+"""Random datasets in COCO's form with noisy detections on them, to test measures with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ WIDTH, HEIGHT = 400, 300  # px of every image
 def random_scene(
     seed: int, *, images: int = 8, objects: int = 14, categories: int = 3, crowds: float = 0.15
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO dataset with boxes, masks, three keypoints, crowds and one category that is never used,
-    and detections in COCO's results format: near hits, doubles, wrong classes and false alarms.
+    """A COCO dataset with boxes, masks, three keypoints, crowds and one category that is never
+    used, and detections in COCO's results format: near hits, doubles, wrong classes and false
+    alarms.
 
     `objects` is an upper limit per image, `crowds` the share of annotations that are crowds.
     """

@@ -1,8 +1,8 @@
 """Draw objects on images so that they can be read: one box or thousands, 16 px or 16,000 px.
 
-Every function takes an image of any depth in RGB order (H, W[, C]) and gives a new uint8 RGB (H, W, 3).
-Line widths follow the image's and the box's size, labels are dropped where they would hide more than
-they tell, and tiny images are enlarged by a whole factor.
+Every function takes an image of any depth in RGB order (H, W[, C]) and gives a new uint8 RGB (H,
+W, 3). Line widths follow the image's and the box's size, labels are dropped where they would hide
+more than they tell, and tiny images are enlarged by a whole factor.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def draw_instances(
         image: (H, W[, C]) in RGB order, of any number type.
         instances: ground truth as Detectron2 annotations, or `Instances` of training (gt_*) or of
             predictions (pred_*), or a list of `Item`; coordinates in pixels of `image`.
-        metadata: anything with `thing_classes`, and if there are any `thing_colors`, `keypoint_names`,
-            `keypoint_connection_rules`, as Detectron2's MetadataCatalog gives it.
+        metadata: anything with `thing_classes`, and if there are any `thing_colors`,
+            `keypoint_names`, `keypoint_connection_rules`, as Detectron2's MetadataCatalog gives it.
         threshold: detections below this score are not drawn.
         scale: size of the output relative to `image`; None enlarges tiny images only.
         labels: False leaves all text out.
@@ -116,7 +116,7 @@ def count_categories(items: Sequence[Item], metadata: Any = None) -> list[tuple[
 
 
 def category_styles(items: Sequence[Item], metadata: Any, labels: bool = True) -> list[Style]:
-    """Colour by category; by instance where there are masks of one category only, which would flow together."""
+    """Colour by category; by instance where masks of one category only would flow together."""
     count = max((item.category for item in items), default=-1) + 1
     names, colors = category_names(metadata, count), palette.category_colors(metadata, count)
     single = len(names) <= 1
@@ -182,7 +182,7 @@ def _area(item: Item) -> float:
 
 
 def _line_width(shape: tuple[int, ...], items: Sequence[Item], scale: float) -> float:
-    """Width of a line in px: with the root of the picture's size, less where most objects are small."""
+    """Width of a line in px: by the picture's size, less where most objects are small."""
     width = 0.085 * float(shape[0] * shape[1]) ** 0.25
     sides = [np.sqrt(_area(item)) * scale for item in items]
     return max(1.0, min(width, float(np.median(sides)) / 18) if sides else width)
@@ -256,7 +256,7 @@ def _blend(
     color: RGB,
     alpha: float = _MASK_ALPHA,
 ) -> None:
-    """Mix `color` into `canvas` where `mask`, whose corner lies at (left, top) and may lie outside."""
+    """Mix `color` into `canvas` where `mask`, which starts at (left, top), maybe outside."""
     height, width = canvas.shape[:2]
     y0, x0 = max(0, top), max(0, left)
     y1, x1 = min(height, top + mask.shape[0]), min(width, left + mask.shape[1])
@@ -303,7 +303,7 @@ def _lines(canvas: np.ndarray, outline: _Outline, color: Any, width: int, grow: 
 
 
 def _frame(canvas: np.ndarray, corners: np.ndarray, color: Any, width: int, grow: int) -> None:
-    """An upright box on whole pixels with its line inside: sharp, and boxes that touch stay apart."""
+    """A box on whole pixels with its line inside: sharp, and boxes that touch stay apart."""
     height, length = canvas.shape[:2]
     left, top = np.rint(corners[0]).astype(int) - grow
     right, bottom = np.rint(corners[2]).astype(int) + grow
@@ -361,7 +361,7 @@ def _draw_keypoints(
 def _draw_labels(
     canvas: np.ndarray, pairs: Sequence[tuple[Item, Style]], scale: float, unit: float
 ) -> None:
-    """Labels of large objects first; one that finds no free place, or dwarfs its object, is left out."""
+    """Labels, large objects first; what finds no free place, or dwarfs its object, is left out."""
     height, width = canvas.shape[:2]
     largest = int(np.clip(round(0.55 * float(height * width) ** 0.25), 10, 40))
     taken = np.zeros((height, width), bool)
@@ -381,7 +381,7 @@ def _draw_labels(
             places = [(int(x) - w // 2, int(y) - h // 2)]
         for x, y in places:
             x = int(np.clip(x, 0, max(0, width - w)))
-            if 0 <= y and y + h <= height and not taken[y : y + h, x : x + w].any():
+            if y >= 0 and y + h <= height and not taken[y : y + h, x : x + w].any():
                 taken[y : y + h, x : x + w] = True
                 _put_label(canvas, style, x, y, w, h, size)
                 break

@@ -11,9 +11,10 @@ SMALL_SIDE = 480
 def to_rgb8(image: np.ndarray) -> np.ndarray:
     """(H, W), (H, W, 1..N) of any number type to (H, W, 3) uint8 RGB, for the eye.
 
-    8-bit images keep their values. Others are stretched: floats in [0, 1] by 255, everything else from
-    its 0.5th to its 99.5th percentile, because 16-bit cameras rarely use their range. Two channels are
-    grey and alpha, four are RGB and alpha (alpha is left out), more show their first three.
+    8-bit images keep their values. Others are stretched: floats in [0, 1] by 255, everything else
+    from its 0.5th to its 99.5th percentile, because 16-bit cameras rarely use their range. Two
+    channels are grey and alpha, four are RGB and alpha (alpha is left out), more show their first
+    three.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -33,7 +34,7 @@ def _stretch(image: np.ndarray) -> np.ndarray:
     values = image.astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = 0.0, 1.0
-    unit = image.dtype.kind == "f" and finite.size and 0 <= finite.min() and finite.max() <= 1
+    unit = image.dtype.kind == "f" and finite.size and finite.min() >= 0 and finite.max() <= 1
     if not unit and finite.size:
         low, high = np.percentile(finite, (0.5, 99.5))
         if high <= low:
@@ -48,7 +49,7 @@ def enlargement(height: int, width: int) -> int:
 
 
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """`image` (H, W, 3) uint8 by `scale`: pixels stay sharp squares when enlarged, are averaged when reduced."""
+    """`image` (H, W, 3) uint8 by `scale`: enlarged to sharp squares, reduced by averaging."""
     if scale == 1:
         return image.copy()
     import cv2

@@ -1,4 +1,4 @@
-"""What is drawn, in one form, whatever it came as: dataset dicts, Instances of training or predictions."""
+"""What is drawn, in one form: from dataset dicts, from Instances of training or predictions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def to_items(instances: Any, threshold: float = 0.0) -> list[Item]:
 
 
 def item_from_annotation(annotation: Mapping[str, Any]) -> Item:
-    """The item of one annotation in Detectron2's dataset format, or in COCO's (XYWH when no mode is given)."""
+    """The item of an annotation of Detectron2, or of COCO (XYWH where no mode is given)."""
     polygons, mask = _segmentation(annotation.get("segmentation"))
     keypoints = annotation.get("keypoints")
     if keypoints is not None:

@@ -41,7 +41,7 @@ class Matches:
 
     @property
     def badness(self) -> tuple[float, int]:
-        """For sorting the worst image first: the share of errors among all outcomes, then their number."""
+        """To sort the worst image first: the share of errors among all outcomes, their number."""
         hits = self.count(Outcome.HIT)
         return self.errors / max(1, self.errors + hits), self.errors
 
@@ -54,11 +54,13 @@ def match(
     crowd: Sequence[bool],
     threshold: float = 0.5,
 ) -> Matches:
-    """Greedy matching by score, first within each class as COCO's evaluation does, then across classes.
+    """Greedy matching by score, first within each class as COCO's evaluation does, then across
+    classes.
 
-    Each detection, best score first, takes the free object of its own class with the largest IoU of at
-    least `threshold`; failing that, a crowd of its class that covers it (then it is ignored). What is
-    left on both sides is matched once more whatever the class: those are of the wrong class.
+    Each detection, best score first, takes the free object of its own class with the largest IoU
+    of at least `threshold`; failing that, a crowd of its class that covers it (then it is
+    ignored). What is left on both sides is matched once more whatever the class: those are of the
+    wrong class.
 
     Args:
         iou: (N, M) of N detections and M objects; for crowds the share of the detection they cover.
@@ -139,7 +141,7 @@ def match_items(
 def pairwise_iou(
     truth: Sequence[Item], found: Sequence[Item], size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """(N, M) IoU of N detections and M objects; for crowds the share of the detection they cover."""
+    """(N, M) IoU of N detections and M objects; for crowds the share of the detection in them."""
     if not truth or not found:
         return np.zeros((len(found), len(truth)))
     crowd = np.array([item.crowd for item in truth])
@@ -158,7 +160,7 @@ def pairwise_iou(
 
 
 def box_iou(found: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(N, M) IoU of (N, 4) and (M, 4) XYXY boxes; for crowds the share of the detection they cover."""
+    """(N, M) IoU of XYXY boxes (N, 4), (M, 4); for crowds the share of the detection in them."""
     low = np.maximum(found[:, None, :2], truth[None, :, :2])
     high = np.minimum(found[:, None, 2:], truth[None, :, 2:])
     shared = (high - low).clip(0).prod(2)

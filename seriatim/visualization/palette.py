@@ -10,8 +10,8 @@ import numpy as np
 
 RGB = tuple[int, int, int]
 
-# Hues of Okabe and Ito's palette (jfly.uni-koeln.de/color), lightened where a thin line on a photograph
-# would be lost, in an order in which neighbours differ in lightness as well as in hue.
+# Hues of Okabe and Ito's palette (jfly.uni-koeln.de/color), lightened where a thin line on a
+# photograph would be lost, in an order in which neighbours differ in lightness as well as in hue.
 _FIRST: tuple[RGB, ...] = (
     (255, 176, 0),  # amber
     (0, 158, 255),  # azure
@@ -44,13 +44,13 @@ def color(index: int) -> RGB:
 
 
 def category_colors(metadata: Any, count: int) -> list[RGB]:
-    """One colour per category: `metadata.thing_colors` where the dataset has its own, ours otherwise."""
+    """One colour per category: the dataset's own `thing_colors` where it has them, else ours."""
     own: Sequence[Sequence[int]] = getattr(metadata, "thing_colors", None) or ()
     return [tuple(int(c) for c in own[i]) if i < len(own) else color(i) for i in range(count)]
 
 
 def readable_on(background: RGB) -> RGB:
-    """Black or white, whichever has more contrast with `background` (relative luminance of WCAG)."""
+    """Black or white, whichever has more contrast with `background` (WCAG's luminance)."""
     linear = (np.asarray(background) / 255.0) ** 2.2
     return (0, 0, 0) if float(linear @ (0.2126, 0.7152, 0.0722)) > 0.18 else (255, 255, 255)
 

@@ -35,13 +35,13 @@ class Picture:
 
 
 def captioned(image: np.ndarray, title: str, legend: Legend = ()) -> np.ndarray:
-    """`image` (H, W, 3) uint8 with a bar below it that holds its title and legend, in as many lines as needed."""
-    size = int(np.clip(round(image.shape[1] / 48), 11, 30))
+    """`image` (H, W, 3) uint8 over a bar with its title and legend, in as many lines as needed."""
+    size = int(np.clip(round(image.shape[1] / 60), 11, 30))
     return np.concatenate([image, caption_bar(image.shape[1], title, legend, size)])
 
 
 def caption_bar(width: int, title: str, legend: Legend, size: int) -> np.ndarray:
-    """(h, `width`, 3) uint8: the title, then the legend's words with their swatches; `size` is the text's in px."""
+    """(h, `width`, 3) uint8: the title, then the legend with its swatches; text of `size` px."""
     line, gap = text_mask("", size).shape[0] + 2, size // 2 + 2
     room = max(1, width - 2 * gap)
     placed: list[tuple[int, int, str, RGB | None, bool]] = []
@@ -70,7 +70,8 @@ def caption_bar(width: int, title: str, legend: Legend, size: int) -> np.ndarray
 class ContactSheet:
     """Rows of pictures that fill the page's width, on as many pages as needed.
 
-    Pictures are added one by one; a row is drawn as soon as it is full, so that memory holds one page.
+    Pictures are added one by one; a row is drawn as soon as it is full, so that memory holds one
+    page.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ContactSheet:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write uint8 RGB (H, W, 3) to `path` (.jpg, .png, …), whole or not at all; returns the path."""
+    """Write uint8 RGB (H, W, 3) to `path` (.jpg, .png, …), whole or not at all; its path."""
     from PIL import Image
 
     path = Path(path)

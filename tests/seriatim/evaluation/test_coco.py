@@ -1,4 +1,4 @@
-"""The evaluator keeps Detectron2's conventions, and measures when there is nothing to measure too."""
+"""The evaluator keeps Detectron2's conventions, also when there is nothing to measure."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from seriatim.testing.scenes import random_scene
 
 @pytest.fixture
 def scene(tmp_path):
-    """A registered dataset with category ids that are not contiguous, and a model's outputs on it."""
+    """A registered dataset whose category ids are not contiguous, and a model's outputs."""
     dataset, found = random_scene(0)
     for item in (*dataset["annotations"], *found):
         item["category_id"] *= 10

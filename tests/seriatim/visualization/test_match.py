@@ -1,4 +1,4 @@
-"""Matching against COCO's own evaluation, and the pass across classes against a plain account of it."""
+"""Matching against COCO's own evaluation; the pass across classes by what it promises."""
 
 import contextlib
 import copy
@@ -37,7 +37,7 @@ def items_per_image(dataset, found, fields=("bbox",)):
 
 
 def coco_matches(dataset, found, image_id):
-    """Per category pycocotools' matches at IoU 0.5: {detection id: annotation id, or 0}, ignored ids."""
+    """pycocotools' matches at IoU 0.5: {detection id: annotation id, or 0}, ignored ids."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
