@@ -84,7 +84,7 @@ def _panoptic(
         return evaluators
     missing = (
         f"The panoptic quality on {dataset_name} is computed by panopticapi, which is not"
-        " installed: pip install panopticapi"
+        " installed: pip install git+https://github.com/cocodataset/panopticapi.git"
     )
     if not evaluators:
         raise InputError(missing)
