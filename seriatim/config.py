@@ -1,8 +1,8 @@
 """Every configuration key of Seriatim, and the loader that reads configs safely.
 
-`get_cfg()` gives Detectron2's defaults plus ours; `load_config()` merges a file and overrides into them.
-YAML is data here: a config can compute literal arithmetic (Detectron2's own RetinaNet base does) and
-nothing else, whatever tag it carries.
+`get_cfg()` gives Detectron2's defaults plus ours; `load_config()` merges a file and overrides into
+them. YAML is data here: a config can compute literal arithmetic (Detectron2's own RetinaNet base
+does) and nothing else, whatever tag it carries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
-from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from dataset_tools.errors import InputError
@@ -34,36 +33,35 @@ def add_seriatim_config(cfg: CfgNode) -> None:
     _add_evaluation_keys(cfg)
     # Detectron2's defaults name a GPU; "auto" takes what the machine has.
     cfg.MODEL.DEVICE = "auto"
-    cfg.MODEL.WEIGHTS = ""
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    cfg.SERIATIM = s = CN()
-    # The datasets that this config knows, each a mapping:
-    #   NAME    what DATASETS.TRAIN / DATASETS.TEST call it
-    #   JSON    a COCO JSON, as `python -m dataset_tools convert` writes it
-    #   IMAGES  the folder that the JSON's file names start from
-    # and for panoptic and semantic data also PANOPTIC_JSON, PANOPTIC_ROOT, SEM_SEG_ROOT (PNG folders).
-    # Relative paths start from the working directory; ~ and $VARIABLES are expanded.
+    cfg.SERIATIM = s = CfgNode()
+    # The datasets that this config knows, each a mapping of NAME (what DATASETS.TRAIN and TEST call
+    # it), JSON (a COCO JSON, as `python -m dataset_tools convert` writes it) and IMAGES (the folder
+    # that its file names start from); for panoptic and semantic data PANOPTIC_JSON, PANOPTIC_ROOT,
+    # SEM_SEG_ROOT, STUFF_CLASSES, see seriatim/data/catalog.py. Relative paths start from the working
+    # directory; ~ and $VARIABLES are expanded.
     s.DATASETS = []
     # Relative weight of each dataset in DATASETS.TRAIN; () samples every image equally often.
     s.DATASET_WEIGHTS = ()
-    # True: no augmentation, no shuffling, one fixed seed. To debug with; a gate's overfit runs use it.
+    # True: no augmentation and no shuffling; images are resized as in testing. To debug with.
     s.DETERMINISTIC_DEBUG = False
     # Decoded training images are kept in memory up to this many MiB per process (0: decode anew).
     s.CACHE_MIB = 0
     # Batches of landscape or of other images only waste less padding, but their order is no longer
-    # that of the shuffle. Detectron2's default is True; images cropped to AUG.SIZE gain nothing by it.
+    # that of the shuffle. Detectron2's default is True; images cropped to AUG.SIZE gain nothing.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
 
 
 def _add_augmentation_keys(cfg: CfgNode) -> None:
-    # Replaces INPUT.MIN_SIZE_TRAIN, RANDOM_FLIP and CROP where ENABLED; Detectron2's own keys otherwise.
-    cfg.SERIATIM.AUG = a = CN()
+    # Where ENABLED it replaces INPUT.MIN_SIZE_TRAIN, RANDOM_FLIP and CROP.
+    cfg.SERIATIM.AUG = a = CfgNode()
     a.ENABLED = False
     # (height, width) px of the training crop; images are scaled by SCALE, cropped and padded to it.
     a.SIZE = (512, 512)
-    # Range of the random scale, relative to the image fitted into SIZE (large-scale jitter: (0.1, 2.0)).
+    # Range of the random scale, relative to the image fitted into SIZE; (0.1, 2.0) is large-scale
+    # jitter.
     a.SCALE = (0.8, 1.25)
     # True: SCALE is relative to the image's own pixels rather than to the image fitted into SIZE.
     a.SCALE_FROM_ORIGINAL = False
@@ -75,11 +73,14 @@ def _add_augmentation_keys(cfg: CfgNode) -> None:
     a.BRIGHTNESS = 0.0
     a.CONTRAST = 0.0
     a.SATURATION = 0.0
-    # Probability that four images are put together (YOLOv4, arXiv 2004.10934) for one training image.
+    # Probability that a training image is put together from four, each scaled by SCALE and cropped
+    # to its quarter (YOLOv4, arXiv 2004.10934).
     a.MOSAIC = 0.0
-    # Probability that instances of another image are pasted in (Ghiasi 2021, arXiv 2012.07177); needs masks.
+    # Probability that about half the objects of another image are pasted in, which needs masks
+    # (Ghiasi 2021, arXiv 2012.07177). What they hide is cut out of the masks behind.
     a.COPY_PASTE = 0.0
-    # A cropped instance is dropped when less than this share of its box is left.
+    # An object is dropped when less than this share of its box is left after cropping, or of its
+    # mask after pasting.
     a.MIN_AREA_SHARE = 0.25
 
 
@@ -87,15 +88,16 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Any convolutional or hierarchical timm model as a backbone: TimmBackbone alone,
     # build_timm_fpn_backbone or build_timm_pan_backbone with a neck by MODEL.FPN. Its levels are
     # named res2 (stride 4), res3 (stride 8) … as Detectron2 names ResNet's.
-    cfg.MODEL.TIMM = t = CN()
+    cfg.MODEL.TIMM = t = CfgNode()
     t.NAME = "tf_efficientnet_lite0"
     # "": random; "package": ImageNet weights from the package that carries them
     # (tf_efficientnet_lite0 only); else a file of weights in timm's own format.
     t.WEIGHTS = ""
-    # "": as timm builds it; "FrozenBN": statistics and affine fixed (use with pretrained weights only);
-    # "GN": GroupNorm, for training from scratch with small batches.
+    # "": as timm builds it; "FrozenBN": statistics and affine fixed (use with pretrained weights
+    # only); "GN": GroupNorm, for training from scratch with small batches.
     t.NORM = ""
-    # Levels of stride <= 2**FREEZE_AT are not trained and their BatchNorms are fixed; 0: all trained.
+    # Levels of stride <= 2**FREEZE_AT are not trained and their BatchNorms are fixed; 0: all
+    # trained.
     t.FREEZE_AT = 0
     # Stochastic depth rate (arXiv 1603.09382).
     t.DROP_PATH = 0.0
@@ -105,7 +107,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.TOP_BLOCK = ""
 
     # TaskAlignedDetector, see seriatim/modeling/meta_arch/task_aligned.py for the papers.
-    cfg.MODEL.TASK_ALIGNED = d = CN()
+    cfg.MODEL.TASK_ALIGNED = d = CfgNode()
     d.NUM_CLASSES = 0
     d.IN_FEATURES = ("p3", "p4", "p5")
     d.NUM_CONVS = 2
@@ -126,7 +128,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.NMS_THRESH_TEST = 0.6
 
     # FCOSDetector, see seriatim/modeling/meta_arch/fcos.py; defaults are Detectron2's own.
-    cfg.MODEL.FCOS = f = CN()
+    cfg.MODEL.FCOS = f = CfgNode()
     f.NUM_CLASSES = 0
     f.IN_FEATURES = ("p3", "p4", "p5", "p6", "p7")
     # 3×3 convolutions in each tower, as wide as the levels, and their norm ("GN", "" …).
@@ -150,7 +152,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
 
 def _add_training_keys(cfg: CfgNode) -> None:
-    cfg.SERIATIM.SOLVER = s = CN()
+    cfg.SERIATIM.SOLVER = s = CfgNode()
     # "AdamW" (decoupled weight decay, arXiv 1711.05101) or "SGD" (Nesterov by SOLVER.NESTEROV).
     s.OPTIMIZER = "SGD"
     # > 0: SOLVER.MAX_ITER, STEPS and WARMUP_ITERS are set from so many passes over the data.
@@ -158,7 +160,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # Images per step that SOLVER.BASE_LR is meant for; the rate is scaled linearly from there to
     # IMS_PER_BATCH × ACCUMULATE. 0: BASE_LR is used as it stands.
     s.REFERENCE_BATCH = 0
-    # Batches of IMS_PER_BATCH images over which gradients are averaged before one step of the optimizer.
+    # Batches of IMS_PER_BATCH images over which gradients are averaged before one step of the
+    # optimizer.
     s.ACCUMULATE = 1
     # Learning-rate factor of the backbone.
     s.BACKBONE_MULTIPLIER = 1.0
@@ -176,7 +179,7 @@ def _add_training_keys(cfg: CfgNode) -> None:
 
 
 def _add_hook_keys(cfg: CfgNode) -> None:
-    cfg.SERIATIM.HOOKS = h = CN()
+    cfg.SERIATIM.HOOKS = h = CfgNode()
     # Steps between two lines of metrics (TensorBoard, metrics.json, log).
     h.LOG_PERIOD = 20
     # Steps between two histograms of weights and gradients in TensorBoard; 0: none.
@@ -197,8 +200,9 @@ def _add_hook_keys(cfg: CfgNode) -> None:
 
 
 def _add_evaluation_keys(cfg: CfgNode) -> None:
-    cfg.SERIATIM.EVAL = e = CN()
-    # Detections per image that count; dense scenes need more than COCO's 100 (also TEST.DETECTIONS_PER_IMAGE).
+    cfg.SERIATIM.EVAL = e = CfgNode()
+    # Detections per image that count; dense scenes need more than COCO's 100 (also
+    # TEST.DETECTIONS_PER_IMAGE).
     e.MAX_DETECTIONS = 100
     # > 0: inference by overlapping tiles of so many px, merged by class-wise NMS.
     e.TILE = 0
@@ -215,21 +219,24 @@ def get_cfg() -> CfgNode:
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read `config_file` (a path, or a name in Detectron2's model zoo), then `overrides` (KEY VALUE …).
+    """Read `config_file` (a path, or a name in Detectron2's model zoo), then KEY VALUE overrides.
 
     Raises:
-        InputError: the file is missing or not safe YAML, a key is unknown, or a value has another type.
+        InputError: the file is missing or not safe YAML, a key is unknown, a value of wrong type.
     """
     cfg = get_cfg()
     path = find_config(config_file)
     _merge(cfg, load_yaml_with_base(path), str(path))
     if len(overrides) % 2:
         raise InputError(
-            f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given after the options:"
+            f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given after the"
+            f" options:"
             f" {' '.join(overrides)}. Check for a forgotten value or for a space inside a value."
         )
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _merge(cfg, _nest(key, _parse_value(value)), "the command line")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        value = _parse_value(text)
+        # What looks like a number can be meant as text (OUTPUT_DIR 2024): the key's type decides.
+        _merge(cfg, _nest(key, value if isinstance(value, str) else text), "the command line")
     return cfg
 
 
@@ -248,15 +255,16 @@ def find_config(config_file: str | Path) -> Path:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" In that folder there are: {', '.join(near)}." if near else ""
         raise InputError(
-            f"There is no config file {path} and no config of that name in Detectron2's model zoo.{hint}"
+            f"There is no config file {path} and no config of that name in Detectron2's model"
+            f" zoo.{hint}"
         ) from None
 
 
 def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in the YAML file `path`, merged over what its `_BASE_` names.
 
-    `_BASE_` is a file (relative to `path`, or a config of Detectron2's model zoo) or a list of files,
-    of which a later one wins, so that a config can join a model with a dataset.
+    `_BASE_` is a file (relative to `path`, or a config of Detectron2's model zoo) or a list of
+    files, of which a later one wins, so that a config can join a model with a dataset.
     """
     path = path.resolve()
     if path in seen:
@@ -275,9 +283,14 @@ def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, An
         raise InputError(
             f"{path}: a config is a mapping of keys to values, this is {type(values).__name__}."
         )
-    bases = values.pop("_BASE_", [])
+    bases = values.pop("_BASE_", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(
+            f"{path}: _BASE_ is the path of a config or a list of such, not {bases!r}."
+        )
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         _overlay(merged, load_yaml_with_base(_find_base(base, path), (*seen, path)))
     return _overlay(merged, values)
 
@@ -316,7 +329,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    """Merge nested `values` into `cfg`, with an InputError that names the key and `where` it stands."""
+    """Merge nested `values` into `cfg`; an InputError names the key and `where` it stands."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in cfg:
@@ -326,7 +339,8 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = ""
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, Mapping):
                 raise InputError(
-                    f"{where}: {name} is a group of keys ({', '.join(cfg[key])}), not a value: {value!r}."
+                    f"{where}: {name} is a group of keys ({', '.join(cfg[key])}), not a value:"
+                    f" {value!r}."
                 )
             _merge(cfg[key], value, where, f"{name}.")
         else:
@@ -344,7 +358,7 @@ def _all_keys(cfg: CfgNode, prefix: str) -> list[str]:
 
 def _coerce(value: Any, old: Any, name: str, where: str) -> Any:
     """`value` in the type of the default `old`, by the conversions that yacs allows."""
-    if isinstance(value, str) and not isinstance(old, str | None):
+    if isinstance(value, str) and not isinstance(old, str):
         value = _parse_value(value)  # YAML reads 1e-3 and (1, 2) as strings
     if isinstance(value, list) and isinstance(old, tuple):
         value = tuple(value)
@@ -354,8 +368,12 @@ def _coerce(value: Any, old: Any, name: str, where: str) -> Any:
         value = float(value)
     if old is None or value is None or type(value) is type(old):
         return value
+    hint = (
+        f" Write ({value!r},)." if isinstance(old, tuple | list) and isinstance(value, str) else ""
+    )
     raise InputError(
-        f"{where}: {name} takes {_article(old)} like {old!r}, but it is {value!r} ({type(value).__name__})."
+        f"{where}: {name} takes {_article(old)} like {old!r}, but it is {value!r}"
+        f" ({type(value).__name__}).{hint}"
     )
 
 
@@ -378,7 +396,7 @@ def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
         )
     try:
         return evaluate_arithmetic(arguments[0])
-    except (ValueError, SyntaxError, RecursionError, ArithmeticError) as error:
+    except (ValueError, SyntaxError, RecursionError, MemoryError, ArithmeticError) as error:
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
@@ -388,54 +406,76 @@ _ConfigLoader.add_constructor(
     lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
 )
 
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-}
-
 
 def evaluate_arithmetic(text: str) -> Any:
     """The value of numbers, lists, tuples, + - * / // **, and comprehensions over literal lists.
 
     Nothing else is evaluated: no call, no attribute, no name but a comprehension's own variable.
-    Exponents are held to 64 and results to what a config needs, so that no config can eat the machine.
+    Exponents are held to 64 and steps to 10,000, so that no config can eat the machine.
 
     Raises:
         ValueError: the text holds anything else.
     """
     if len(text) > 1000:
         raise ValueError("arithmetic in a config is at most 1000 characters long")
-    return _evaluate(ast.parse(text.strip(), mode="eval").body, {})
+    return _Arithmetic().value(ast.parse(text.strip(), mode="eval").body, {})
 
 
-def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    match node:
-        case ast.Constant(value=int() | float() as value):
-            return value
-        case ast.Name(id=name) if name in names:
-            return names[name]
-        case ast.List(elts=elements):
-            return [_evaluate(e, names) for e in elements]
-        case ast.Tuple(elts=elements):
-            return tuple(_evaluate(e, names) for e in elements)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(_evaluate(operand, names))
-        case ast.BinOp(op=ast.Pow(), left=left, right=right):
-            base, exponent = (_number(_evaluate(e, names)) for e in (left, right))
-            if abs(exponent) > 64 or abs(base) > 1e6:
-                raise ValueError("a power in a config is too large")
-            return base**exponent
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](*(_number(_evaluate(e, names)) for e in (left, right)))
-        case ast.ListComp(
-            elt=element,
-            generators=[ast.comprehension(target=ast.Name(id=name), iter=values, ifs=[])],
+class _Arithmetic:
+    """Evaluates syntax trees, in a limited number of steps: nested loops could run for years."""
+
+    def __init__(self) -> None:
+        self._steps_left = 10_000
+
+    def value(self, node: ast.expr, names: Mapping[str, Any]) -> Any:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise ValueError("arithmetic in a config takes too many steps")
+        match node:
+            case ast.Constant(value=int() | float() as value):
+                return value
+            case ast.Name(id=name) if name in names:
+                return names[name]
+            case ast.List(elts=elements):
+                return [self.value(e, names) for e in elements]
+            case ast.Tuple(elts=elements):
+                return tuple(self.value(e, names) for e in elements)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -_number(self.value(operand, names))
+            case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+                a, b = (_number(self.value(e, names)) for e in (left, right))
+                return _OPERATORS[type(op)](a, b)
+            case ast.ListComp(elt=element, generators=[ast.comprehension() as loop]):
+                return self.loop(element, loop, names)
+        raise ValueError(
+            f"only literal arithmetic is evaluated in a config, not: {ast.unparse(node)}"
+        )
+
+    def loop(self, element: ast.expr, loop: ast.comprehension, names: Mapping[str, Any]) -> list:
+        values = self.value(loop.iter, names)
+        if (
+            not isinstance(loop.target, ast.Name)
+            or loop.ifs
+            or not isinstance(values, list | tuple)
         ):
-            return [_evaluate(element, {**names, name: v}) for v in _evaluate(values, names)]
-    raise ValueError(f"only literal arithmetic is evaluated in a config, not: {ast.unparse(node)}")
+            raise ValueError("a loop in a config is one variable over a literal list, no condition")
+        return [self.value(element, {**names, loop.target.id: v}) for v in values]
+
+
+def _power(base: int | float, exponent: int | float) -> Any:
+    if abs(exponent) > 64 or abs(base) > 1e6:
+        raise ValueError("a power in a config is too large")
+    return _number(base**exponent)  # a root of a negative number is complex
+
+
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: _power,
+}
 
 
 def _number(value: Any) -> int | float:
