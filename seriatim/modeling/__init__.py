@@ -1,6 +1,6 @@
 """Backbones, heads and meta-architectures; importing it registers them with Detectron2."""
 
 from seriatim.modeling.backbone import necks, timm_backbone
-from seriatim.modeling.meta_arch import task_aligned
+from seriatim.modeling.meta_arch import fcos, task_aligned
 
-__all__ = ["necks", "task_aligned", "timm_backbone"]
+__all__ = ["fcos", "necks", "task_aligned", "timm_backbone"]

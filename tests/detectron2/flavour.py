@@ -8,3 +8,16 @@ IS_MENDED = not _C.__file__.endswith((".so", ".pyd"))
 mended_only = pytest.mark.skipif(
     not IS_MENDED, reason="the compiled extension has no deformable convolution on the CPU"
 )
+
+
+def without_deprecated_calls():
+    """Marks of a test module: the mended version may call nothing that is deprecated."""
+    if not IS_MENDED:
+        return []
+    filters = [
+        "error::DeprecationWarning",
+        "error::FutureWarning",
+        # pycocotools' own, at every decoding of a mask.
+        "ignore:__array__ implementation:DeprecationWarning:pycocotools",
+    ]
+    return [pytest.mark.filterwarnings(*filters)]

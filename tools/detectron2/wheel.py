@@ -62,17 +62,15 @@ def build(tree: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"detectron2-{version()}-py3-none-any.whl"
     info = f"detectron2-{version()}.dist-info"
-    record: list[str] = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, content in (*_package_files(tree), *_metadata_files(tree, info)):
+    files = [*_package_files(tree), *_metadata_files(tree, info)]
+    record = [_record_line(name, content) for name, content in files] + [f"{info}/RECORD,,"]
+    files.append((f"{info}/RECORD", ("\n".join(record) + "\n").encode()))
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in files:
             # A fixed date makes the wheel reproducible.
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            wheel.writestr(entry, content)
-            record.append(_record_line(name, content))
-        record.append(f"{info}/RECORD,,")
-        wheel.writestr(f"{info}/RECORD", "\n".join(record) + "\n")
+            wheel.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return path
 
 
