@@ -177,7 +177,10 @@ class CocoWriter:
             annotation_id = self._id(annotation.id, self._num_annotations, where)
             number = self._numbers.setdefault(annotation.category, len(self._numbers))
             self._per_category[annotation.category] += 1
-            entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
+            try:
+                entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
+            except OverflowError as error:
+                raise InputError(f"{where}: a number is too large. Mend this record.") from error
             # The category's id is not known yet: its number stands before the entry until `write`.
             self._annotations.write(f"{number} {entry}\n")
 
@@ -310,6 +313,8 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except RecursionError as error:
         raise InputError(f"{path}: nested too deeply to be a label file.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: cannot be read as JSON: {error}.") from error
 
 
 class _Loader:
@@ -589,12 +594,19 @@ def _tidy(value: float) -> float:
 
 def _dump(value: Any, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if not text.isascii():
+            text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where!r}: a name holds bytes that are no text. Rename the file or category."
+        ) from error
     except ValueError as error:
         raise InputError(
             f"{where}: a number is NaN or infinite, which JSON cannot hold. Mend or remove this "
-            f"record."
+            "record."
         ) from error
+    return text
 
 
 def _lines(file: IO[str]) -> Iterable[str]:

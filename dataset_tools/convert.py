@@ -81,6 +81,8 @@ def convert_dataset(
     path, output = Path(path), Path(output)
     if not path.exists():
         raise InputError(f"There is no file or folder {path}. Check the path.")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file. Give a folder by -o.")
     chosen, evidence = _choose(format_name, path)
     notes = Notes()
     plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
@@ -103,6 +105,7 @@ def convert_dataset(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that all formats take."""
+    parser.usage = "%(prog)s FORMAT PATH -o DIR [options]"
     add = parser.add_argument
     add("format", metavar="FORMAT", help="name of the format, or auto")
     add("path", metavar="PATH", type=Path, help="file or folder of the labels")
@@ -259,7 +262,13 @@ class _ChunkReader:
 def _resplit(images: Iterable[Image], fractions: Mapping[str, float], seed: int) -> Iterator[Image]:
     from dataset_tools.split import assign_split
 
+    seen: set[str] = set()
     for image in images:
+        # A reader yields an image of several splits once for each, one after the other.
+        key = f"{image.file_name}\0{image.source}"
+        if key in seen:
+            continue
+        seen.add(key)
         image.split = assign_split(image.file_name, fractions, seed)
         yield image
 

@@ -15,6 +15,7 @@ files.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,11 +51,11 @@ def plan(
 ) -> Plan:
     """Plan to read a folder of VOC XML files, or a single one."""
     base = path if path.is_dir() else path.parent
-    labels = _label_files(path)
+    if base.name.lower() == "annotations":
+        base = base.parent  # where the images and the split lists are
+    labels = _label_files(path, base)
     if not labels:
-        raise InputError(
-            f"{path}: there is no XML file in it. Give the folder that holds Annotations/."
-        )
+        raise InputError(f"{path}: no XML file is in it. Give the folder that holds Annotations/.")
     splits, remarks = _splits(base, labels, notes)
     origin, why = _guess_origin(base, labels) if pixel_origin == "auto" else (int(pixel_origin), "")
     meaning = (
@@ -63,7 +64,7 @@ def plan(
         else "coordinates are corners, from 0"
     )
     remarks.append(f"{meaning}{why} (--pixel-origin {origin})")
-    root = root_of(path, images)
+    root = root_of(base, images)
     reader = _Reader(base, ImageIndex(root), origin, difficult)
     return Plan(
         image_root=root,
@@ -75,12 +76,12 @@ def plan(
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
-    """XML whose root element is <annotation> and that speaks of a <filename> or an <object>."""
+    """XML whose root element is <annotation> and that has a <bndbox> or a <size>."""
     names = glimpse.with_suffix(".xml")
     for name in names[:5]:
         head = glimpse.head(name)
         if re.search(r"<(\w+:)?annotation[\s>]", head) and re.search(
-            r"<(\w+:)?(bndbox|filename|object)[\s>]", head
+            r"<(\w+:)?(bndbox|size)[\s>]", head
         ):
             return Evidence(
                 f"{name} is XML with an <annotation> as VOC has it ({len(names)} XML files)"
@@ -101,7 +102,7 @@ class _Reader:
         if root.tag != "annotation":
             notes.drop("XML file that is no VOC annotation", f"{path}: its root is <{root.tag}>")
             return
-        file_name = self._image_name(root, item.label)
+        file_name = self._image_name(root, item.label, notes)
         size = self._size(root, file_name, path, notes)
         if size is None:
             notes.drop("image that has no recorded size and is not there", str(path))
@@ -110,15 +111,22 @@ class _Reader:
         for split in item.splits:
             yield Image(file_name, *size, annotations=annotations, split=split, source=str(path))
 
-    def _image_name(self, root: Node, label: str) -> str:
-        """The image of that <filename>, else the one called like the label; found or not."""
-        named = root.text_of("filename")
+    def _image_name(self, root: Node, label: str, notes: Notes) -> str:
+        """The image called like the label file, as the challenge has it; else that of <filename>.
+
+        The latter, if there is none, though it is not found either.
+        """
+        stem = _stem(label)
+        named = re.split(r"[\\/]", root.text_of("filename"))[-1]
         folder = root.text_of("folder")
-        for name in (f"{folder}/{named}" if folder and named else named, _stem(label)):
-            found = self.index.find(name, near=label) if name else None
-            if found:
-                return found
-        return re.split(r"[\\/]", named)[-1] or f"{_stem(label)}.jpg"
+        own = self.index.find(named if os.path.splitext(named)[0] == stem else stem, near=label)
+        if own is None:
+            other = self.index.find(f"{folder}/{named}", near=label) if named else None
+            return other or named or f"{stem}.jpg"
+        if named and os.path.splitext(named)[0] not in (stem, os.path.splitext(stem)[0]):
+            place = f"{self.base / label}: <filename> is {named}"
+            notes.suspect("XML file not called like its image (the image of its name taken)", place)
+        return own
 
     def _size(self, root: Node, file_name: str, path: Path, notes: Notes) -> tuple[int, int] | None:
         there = (self.index.root / file_name).is_file()
@@ -161,10 +169,12 @@ class _Reader:
             )
 
 
-def _label_files(path: Path) -> list[str]:
+def _label_files(path: Path, base: Path) -> list[str]:
+    """XML files, relative to `base`."""
     if path.is_file():
-        return [path.name]
-    names = [name for name in walk_files(path) if name.lower().endswith(".xml")]
+        return [path.relative_to(base).as_posix()]
+    below = path.relative_to(base).as_posix() + "/" if path != base else ""
+    names = [below + name for name in walk_files(path) if name.lower().endswith(".xml")]
     # Other XML may lie about; where there is a folder of annotations, that is the one meant.
     annotations = [name for name in names if "annotations" in name.lower().split("/")[:-1]]
     return annotations or names

@@ -127,6 +127,7 @@ class _LabelFinder:
         # The image root may be an images/ folder itself, with labels/ beside it.
         yield self.root.parent / "labels" / f"{stem}.txt"
         yield self.base / "labels" / f"{stem}.txt"
+        yield self.base / f"{stem}.txt"
 
     def find(self, image: str) -> Path | None:
         return next((file for file in self.candidates(image) if file.is_file()), None)
@@ -216,6 +217,8 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         raise InputError(
             f"{file}: broken YAML{where}: {getattr(error, 'problem', error)}."
         ) from error
+    except RecursionError as error:
+        raise InputError(f"{file}: nested too deeply.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -320,6 +323,8 @@ def _names_of_yaml(file: Path, content: dict[str, Any]) -> dict[int, str]:
         raise InputError(
             f"{file}: `names` is neither a list nor a map from class numbers to names."
         )
+    if not all(isinstance(name, str | int | float) for name in names.values()):
+        raise InputError(f"{file}: `names` holds something that is neither text nor a number.")
     count = content.get("nc")
     if isinstance(count, int) and count != len(names):
         raise InputError(
