@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or evaluate the model that a config describes: train_net.py --config-file configs/X.yaml."""
+"""Train or evaluate the model that a config describes: train_net.py --config-file FILE."""
 
 import sys
 

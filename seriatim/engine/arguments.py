@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 EXAMPLES = """\
 examples:
-  train                   train_net.py --config-file configs/demo.yaml
-  change any key          train_net.py --config-file configs/demo.yaml SOLVER.MAX_ITER 500 OUTPUT_DIR output/long
-  look before you leap    train_net.py --config-file configs/demo.yaml --dry-run
-  go on after a stop      train_net.py --config-file configs/demo.yaml --resume
-  evaluate only           train_net.py --config-file configs/demo.yaml --eval-only MODEL.WEIGHTS output/demo/model_final.pth
-  4 GPUs                  train_net.py --config-file configs/demo.yaml --num-gpus 4
-  2 CPU processes         train_net.py --config-file configs/demo.yaml --num-processes 2
-  torchrun                torchrun --nproc-per-node 4 train_net.py --config-file configs/demo.yaml
-  a LazyConfig (.py)      train_net.py --config-file config.py train.max_iter=100
+  train                 train_net.py --config-file configs/Trees-TaskAligned.yaml
+  change any key        train_net.py --config-file FILE SOLVER.MAX_ITER 500 OUTPUT_DIR output/long
+  look before you leap  train_net.py --config-file FILE --dry-run
+  go on after a stop    train_net.py --config-file FILE --resume
+  evaluate only         train_net.py --config-file FILE --eval-only MODEL.WEIGHTS model_final.pth
+  4 GPUs                train_net.py --config-file FILE --num-gpus 4
+  2 CPU processes       train_net.py --config-file FILE --num-processes 2
+  torchrun              torchrun --nproc-per-node 4 train_net.py --config-file FILE
+  a LazyConfig          train_net.py --config-file FILE.py train.max_iter=100
 """
 
 
@@ -31,14 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file",
         required=True,
         metavar="FILE",
-        help="a YAML file, a name in Detectron2's model zoo, or a LazyConfig .py file (which is executed)",
+        help="a YAML file, a name in Detectron2's model zoo, or a LazyConfig .py (it is executed)",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     mode.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the config's changes, the datasets, the model and a time estimate; write nothing",
+        help="show the config's changes, datasets, model and a time estimate; write nothing",
     )
     mode.add_argument(
         "--probe-batch-size",

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and `last_checkpoint` that never names a file that is not."""
+"""Checkpoints that are whole or not there; `last_checkpoint` names none that is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AtomicCheckpointer(SafeCheckpointer):
     """A SafeCheckpointer that a kill at any moment leaves with a valid last checkpoint."""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save model, checkpointables and `kwargs` as NAME.pth and tag it as the last checkpoint."""
+        """Save model, checkpointables and `kwargs` as NAME.pth; tag it as the last checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -50,8 +50,8 @@ def save_atomically(path: Path, data: dict[str, Any]) -> None:
         full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full or not isinstance(cause, OSError) else cause.strerror
         raise InputError(
-            f"The checkpoint {path} could not be written: {what}. The checkpoints before it are whole."
-            " Free some space and go on with --resume."
+            f"The checkpoint {path} could not be written: {what}. The checkpoints before it are"
+            " whole. Free some space and go on with --resume."
         ) from error
 
 

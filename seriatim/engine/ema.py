@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage:
     """The moving average of a model's parameters and floating-point buffers (BatchNorm statistics).
 
-    After update t (from 1) the decay is `decay` × min(1, (t - 1) / warmup): the average starts as the
-    weights themselves and reaches its full memory of 1 / (1 - decay) steps after `warmup` updates, so
-    that the random initialisation has no part in it.
+    Update t (from 1) uses the decay `decay` × min(1, (t - 1) / warmup): the average starts as the
+    weights themselves, so that the initialisation has no part in it, and reaches its full memory
+    of 1 / (1 - decay) steps after `warmup` updates.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: int) -> None:
@@ -33,7 +33,7 @@ class WeightAverage:
         return int(self.averaged.n_averaged)
 
     def start(self) -> None:
-        """Before the first update the average is what the model holds, weights loaded meanwhile included."""
+        """Before the first update the average is the model, with the weights loaded meanwhile."""
         if self.updates == 0:
             self.model.load_state_dict(self._live.state_dict())
 

@@ -1,4 +1,4 @@
-"""Start the processes of a distributed run: CUDA with NCCL, CPU with gloo, or whatever torchrun started."""
+"""Start the processes of a distributed run: CUDA with NCCL, CPU with gloo, or under torchrun."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def launch(
 ) -> int:
     """Call `main(*args)` in `num_processes` processes on each of `num_machines` machines.
 
-    Detectron2's own `launch` asserts CUDA and NCCL in v0.6. Here processes talk through NCCL where CUDA
-    is available, one GPU each, and through gloo elsewhere. Under `torchrun` nothing is started: this
-    process joins the group that its environment describes. SIGINT and SIGTERM are passed on to the
-    processes, which stop at the end of a step.
+    Detectron2's own `launch` asserts CUDA and NCCL in v0.6. Here processes talk through NCCL where
+    CUDA is available, one GPU each, and through gloo elsewhere. Under `torchrun` nothing is
+    started: this process joins the group that its environment describes. SIGINT and SIGTERM are
+    passed on to the processes, which stop at the end of a step.
 
     Returns:
         the exit code of process 0 of this machine.
@@ -49,7 +49,7 @@ def launch(
     if dist_url == "auto":
         if num_machines > 1:
             raise InputError(
-                "A run on several machines needs --dist-url tcp://HOST:PORT, the address of machine 0."
+                "Several machines need --dist-url tcp://HOST:PORT, the address of machine 0."
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     return _spawn(main, num_processes, num_machines, machine_rank, dist_url, args)
@@ -148,7 +148,8 @@ def _join(
     if torch.cuda.is_available():
         if local_size > torch.cuda.device_count():
             raise InputError(
-                f"{local_size} processes need as many GPUs, but this machine has {torch.cuda.device_count()}."
+                f"{local_size} processes need as many GPUs, but this machine has"
+                f" {torch.cuda.device_count()}."
             )
         torch.cuda.set_device(local_rank)
     dist.init_process_group(
@@ -169,8 +170,8 @@ def _join(
 def _create_local_group(local_size: int) -> None:
     """Tell Detectron2's comm which processes share this machine.
 
-    Upstream has `create_local_process_group` for it. In v0.6 the variable has no setter: Detectron2's
-    own `launch`, whose place this module takes, assigns it just so.
+    Upstream has `create_local_process_group` for it. In v0.6 the variable has no setter:
+    Detectron2's own `launch`, whose place this module takes, assigns it just so.
     """
     import torch.distributed as dist
     from detectron2.utils import comm

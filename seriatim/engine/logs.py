@@ -25,7 +25,7 @@ class _OurHandler:
 
 
 class TerminalHandler(_OurHandler, logging.StreamHandler):
-    """Writes to standard output, whatever `sys.stdout` is at that moment (a progress bar replaces it)."""
+    """Writes to what `sys.stdout` is at that moment: a progress bar replaces it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class _LogFileHandler(_OurHandler, logging.FileHandler):
 
 
 def setup_logging(output_dir: str | Path | None, rank: int = 0) -> None:
-    """Send the loggers of Seriatim, Detectron2 and fvcore to the terminal and to OUTPUT_DIR/log.txt.
+    """Send the loggers of Seriatim, Detectron2 and fvcore to terminal and OUTPUT_DIR/log.txt.
 
-    Process 0 alone speaks to the terminal; the others write log.txt.rankN. The file also takes DEBUG.
+    Process 0 alone speaks to the terminal; the others write log.txt.rankN. Files take DEBUG too.
     """
     handlers: list[logging.Handler] = [TerminalHandler()] if rank == 0 else []
     if output_dir is not None:

@@ -25,10 +25,10 @@ NORMS = (
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW (decoupled weight decay, arXiv 1711.05101) or SGD with momentum over `parameter_groups`."""
+    """AdamW (decoupled weight decay, arXiv 1711.05101) or SGD, over `parameter_groups`."""
     groups = parameter_groups(cfg, model)
     shared = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
-    # The fused kernels exist for these devices; elsewhere torch takes the best that it has.
+    # Fused kernels exist for these devices; elsewhere torch takes the best that it has.
     if all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]):
         shared["fused"] = True
     if cfg.SERIATIM.SOLVER.OPTIMIZER == "AdamW":
@@ -38,7 +38,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV, **shared
         )
     raise InputError(
-        f"SERIATIM.SOLVER.OPTIMIZER is {cfg.SERIATIM.SOLVER.OPTIMIZER!r}; it can be {' or '.join(OPTIMIZERS)}."
+        f"SERIATIM.SOLVER.OPTIMIZER is {cfg.SERIATIM.SOLVER.OPTIMIZER!r}; it can be"
+        f" {' or '.join(OPTIMIZERS)}."
     )
 
 
@@ -46,9 +47,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """The trainable parameters, grouped by learning rate and weight decay.
 
     Weight decay falls on weights alone. Norm layers take SOLVER.WEIGHT_DECAY_NORM; biases take
-    SOLVER.WEIGHT_DECAY_BIAS, where None means none; other vectors and scalars (layer scales, learned
-    strides) take none. The backbone's rate is BASE_LR × SERIATIM.SOLVER.BACKBONE_MULTIPLIER and that
-    of biases is × SOLVER.BIAS_LR_FACTOR.
+    SOLVER.WEIGHT_DECAY_BIAS, where None means none; other vectors and scalars (layer scales,
+    learned strides) take none. The backbone's rate is BASE_LR × SERIATIM.SOLVER.BACKBONE_MULTIPLIER
+    and that of biases is × SOLVER.BIAS_LR_FACTOR.
     """
     solver = cfg.SOLVER
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -80,7 +81,7 @@ def build_clipper(cfg: CfgNode) -> Clipper | None:
     """What SOLVER.CLIP_GRADIENTS says, or None where it is off.
 
     CLIP_TYPE "value" clips each element, "norm" the norm of each parameter's gradient (both as in
-    Detectron2), "full_model" the norm over all gradients together (as Detectron2's projects name it).
+    Detectron2), "full_model" the norm over all gradients (as Detectron2's projects name it).
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
@@ -93,7 +94,8 @@ def build_clipper(cfg: CfgNode) -> Clipper | None:
     if clip.CLIP_TYPE == "norm":
         return lambda parameters: _clip_each(parameters, limit, norm_type)
     raise InputError(
-        f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; it can be one of {', '.join(CLIP_TYPES)}."
+        f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; it can be one of"
+        f" {', '.join(CLIP_TYPES)}."
     )
 
 
@@ -103,7 +105,7 @@ def _clip_each(parameters: list[nn.Parameter], limit: float, norm_type: float) -
 
 
 def scale_learning_rate(cfg: CfgNode) -> None:
-    """Set BASE_LR for the batch in use when SERIATIM.SOLVER.REFERENCE_BATCH says what it was meant for.
+    """Set BASE_LR for the batch in use where SERIATIM.SOLVER.REFERENCE_BATCH asks for it.
 
     The rate grows linearly with the images per step of the optimizer (arXiv 1706.02677).
     """

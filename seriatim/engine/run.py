@@ -21,7 +21,7 @@ def start(args: argparse.Namespace) -> int:
     """Start as many processes as the command line asks for; the exit code."""
     if args.num_gpus > 1 and not torch.cuda.is_available():
         raise InputError(
-            f"--num-gpus {args.num_gpus}, but there is no CUDA device. On CPU use --num-processes N."
+            f"--num-gpus {args.num_gpus}, but there is no CUDA device. On CPU use --num-processes."
         )
     if str(args.config_file).endswith(".py"):
         from seriatim.engine.lazy import main as body
@@ -86,7 +86,7 @@ def evaluate(cfg: CfgNode, args: argparse.Namespace) -> int:
 
 
 def weights_to_evaluate(cfg: CfgNode, resume: bool) -> Path | str:
-    """MODEL.WEIGHTS; where it is empty, or with --resume, the final weights or last checkpoint in OUTPUT_DIR."""
+    """MODEL.WEIGHTS; where that is empty, or with --resume, what training left in OUTPUT_DIR."""
     if cfg.MODEL.WEIGHTS and not resume:
         return cfg.MODEL.WEIGHTS
     folder = Path(cfg.OUTPUT_DIR)
@@ -95,8 +95,8 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> Path | str:
     if (folder / "last_checkpoint").is_file():
         return folder / (folder / "last_checkpoint").read_text().strip()
     raise InputError(
-        f"There are no weights to evaluate: MODEL.WEIGHTS is empty and {folder} holds no checkpoint."
-        " Give MODEL.WEIGHTS path/to/model.pth at the end of the command, or train first."
+        f"There are no weights to evaluate: MODEL.WEIGHTS is empty and {folder} holds no"
+        " checkpoint. Put MODEL.WEIGHTS path/to/model.pth behind the command, or train first."
     )
 
 

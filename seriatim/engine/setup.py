@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
@@ -23,11 +22,12 @@ from seriatim.config import load_config
 from seriatim.data.catalog import register_datasets
 from seriatim.data.checks import check_data
 from seriatim.data.classes import resolve_num_classes
+from seriatim.data.loader import training_records
 from seriatim.engine.hooks.metric import MODES
 from seriatim.engine.logs import setup_logging
 from seriatim.engine.optimizer import OPTIMIZERS, scale_learning_rate
-from seriatim.engine.precision import resolve_channels_last, resolve_precision
 from seriatim.engine.state import seed_everything
+from seriatim.hardware import choose_device, choose_memory_format, choose_precision
 
 logger = logging.getLogger(__name__)
 SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
@@ -55,8 +55,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logging(None, comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
-    resolve_device(cfg)
+    cfg.MODEL.DEVICE = str(choose_device(cfg.MODEL.DEVICE))
     resolve_num_classes(cfg)
+    resolve_pixel_statistics(cfg)
     validate(cfg)
     check_data(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -66,20 +67,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     set_determinism(cfg)
     seed_everything(cfg.SEED + comm.get_rank())
     return cfg
-
-
-def resolve_device(cfg: CfgNode) -> None:
-    """Turn MODEL.DEVICE "auto" into cuda or cpu; complain about one that is not there."""
-    if cfg.MODEL.DEVICE == "auto":
-        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=cfg.MODEL.DEVICE)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which this machine does not have ({reason})."
-            ' "auto" takes what there is.'
-        ) from None
 
 
 def validate(cfg: CfgNode) -> None:
@@ -99,21 +86,24 @@ def validate(cfg: CfgNode) -> None:
     _one_of("SERIATIM.SOLVER.OPTIMIZER", cfg.SERIATIM.SOLVER.OPTIMIZER, OPTIMIZERS)
     _one_of("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES)
     _one_of("SERIATIM.HOOKS.BEST_MODE", cfg.SERIATIM.HOOKS.BEST_MODE, MODES)
-    resolve_channels_last(cfg, resolve_precision(cfg))
+    choose_precision(cfg.SERIATIM.SOLVER.PRECISION, cfg.MODEL.DEVICE)
+    choose_memory_format(cfg.SERIATIM.SOLVER.CHANNELS_LAST, cfg.MODEL.DEVICE)
     _positive("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
     _positive("SERIATIM.SOLVER.ACCUMULATE", cfg.SERIATIM.SOLVER.ACCUMULATE)
     _positive("SERIATIM.HOOKS.LOG_PERIOD", cfg.SERIATIM.HOOKS.LOG_PERIOD)
     _positive("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR)
     if not 0 <= cfg.SERIATIM.SOLVER.EMA_DECAY < 1:
         raise InputError(
-            f"SERIATIM.SOLVER.EMA_DECAY is {cfg.SERIATIM.SOLVER.EMA_DECAY}; it is at least 0 and below 1."
+            f"SERIATIM.SOLVER.EMA_DECAY is {cfg.SERIATIM.SOLVER.EMA_DECAY}; it is at least 0 and"
+            " below 1."
         )
     if cfg.SERIATIM.SOLVER.OPTIMIZER == "SGD" and cfg.SOLVER.NESTEROV and cfg.SOLVER.MOMENTUM <= 0:
         raise InputError("SOLVER.NESTEROV needs SOLVER.MOMENTUM > 0.")
     processes = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by {processes} processes."
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by"
+            f" {processes} processes."
         )
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).expanduser().is_file():
@@ -131,10 +121,10 @@ def _positive(key: str, value: float) -> None:
 
 
 def resolve_schedule(cfg: CfgNode) -> None:
-    """Set the number of steps from EPOCHS, the learning rate from the batch, and a warm-up that fits."""
+    """Set the steps from EPOCHS, the learning rate from the batch, and a warm-up that fits."""
     solver = cfg.SOLVER
     if cfg.SERIATIM.SOLVER.EPOCHS > 0:
-        images = count_training_images(cfg)
+        images = sum(training_records(cfg)[0])
         batch = solver.IMS_PER_BATCH * cfg.SERIATIM.SOLVER.ACCUMULATE
         steps = max(1, math.ceil(cfg.SERIATIM.SOLVER.EPOCHS * images / batch))
         scale = steps / solver.MAX_ITER
@@ -142,33 +132,23 @@ def resolve_schedule(cfg: CfgNode) -> None:
         solver.WARMUP_ITERS = round(solver.WARMUP_ITERS * scale)
         solver.MAX_ITER = steps
         logger.info(
-            f"{cfg.SERIATIM.SOLVER.EPOCHS:g} epochs of {images} images at {batch} per step: {steps} steps,"
-            f" {solver.WARMUP_ITERS} of them warm-up"
+            f"{cfg.SERIATIM.SOLVER.EPOCHS:g} epochs of {images} images at {batch} per step:"
+            f" {steps} steps, {solver.WARMUP_ITERS} of them warm-up"
         )
     if solver.MAX_ITER < 1:
         raise InputError(f"SOLVER.MAX_ITER is {solver.MAX_ITER}; training takes at least one step.")
     if solver.WARMUP_ITERS >= solver.MAX_ITER:
         shorter = solver.MAX_ITER // 10
         logger.warning(
-            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} would outlast the {solver.MAX_ITER} steps of training:"
-            f" warming up over {shorter} steps instead"
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} would outlast the {solver.MAX_ITER} steps"
+            f" of training: warming up over {shorter} steps instead"
         )
         solver.WARMUP_ITERS = shorter
     scale_learning_rate(cfg)
 
 
-def count_training_images(cfg: CfgNode) -> int:
-    """Images in DATASETS.TRAIN that training draws from."""
-    records = (record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name))
-    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        return sum(1 for _ in records)
-    return sum(
-        any(not a.get("iscrowd", 0) for a in record.get("annotations", [{}])) for record in records
-    )
-
-
 def resolve_seed(cfg: CfgNode, resume: bool) -> None:
-    """Replace SEED -1 by the seed of the run that is resumed, or by a new one, the same in all processes."""
+    """Replace SEED -1 by that of the run that is resumed, or by a new one for all processes."""
     if cfg.SEED >= 0:
         return
     saved = Path(cfg.OUTPUT_DIR) / "config.yaml"
@@ -188,11 +168,11 @@ def set_determinism(cfg: CfgNode) -> None:
 
 
 def prepare_output(cfg: CfgNode, resume: bool, overwrite: bool) -> None:
-    """Make OUTPUT_DIR ready for a training run: config.yaml and log.txt in it, no other run's files.
+    """Make OUTPUT_DIR ready for training: config.yaml and log.txt in it, no other run's files.
 
     Raises:
-        InputError: it holds another run and neither `resume` nor `overwrite` was asked for, or it cannot
-            be written.
+        InputError: it holds another run and neither `resume` nor `overwrite` was asked for, or it
+            cannot be written.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
@@ -208,14 +188,11 @@ def prepare_output(cfg: CfgNode, resume: bool, overwrite: bool) -> None:
 def _clear(folder: Path, overwrite: bool) -> None:
     finished, tag = folder / "model_final.pth", folder / "last_checkpoint"
     if (finished.exists() or tag.exists()) and not overwrite:
-        state = (
-            "a finished run"
-            if finished.exists()
-            else f"an unfinished run ({tag.read_text().strip()})"
-        )
+        state = "a finished run" if finished.exists() else "an unfinished run"
         raise InputError(
-            f"OUTPUT_DIR {folder} already holds {state}. Go on with it by --resume, name another folder"
-            f" (OUTPUT_DIR {folder}_2 at the end of the command), or replace it by --overwrite."
+            f"OUTPUT_DIR {folder} already holds {state}. Go on with it by --resume, name another"
+            f" folder (OUTPUT_DIR {folder}_2 at the end of the command), or replace it by"
+            " --overwrite."
         )
     for pattern in RUN_FILES:
         for path in folder.glob(pattern):
@@ -231,5 +208,6 @@ def _check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"OUTPUT_DIR {folder} cannot be written: {error.strerror}. Name another one by OUTPUT_DIR."
+            f"OUTPUT_DIR {folder} cannot be written: {error.strerror}. Name another one by"
+            " OUTPUT_DIR."
         ) from None

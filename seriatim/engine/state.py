@@ -20,7 +20,7 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of Python's, NumPy's and torch's global generators, in types that load with weights_only."""
+    """The state of Python's, NumPy's and torch's generators, in types that weights_only loads."""
     kind, keys, position, has_gauss, cached_gaussian = np.random.get_state()
     state = {
         "python": random.getstate(),

@@ -1,4 +1,4 @@
-"""One step of training: micro-batches, mixed precision, clipping, and a stop on numbers that are not finite."""
+"""One step of training: micro-batches, mixed precision, clipping, and a stop on NaN."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NonFiniteError(InputError, FloatingPointError):
 
 
 class TrainLoader:
-    """The training batches from `start` on; the loader itself is built when the first one is asked for.
+    """The training batches from `start` on; the loader is built when the first is asked for.
 
     Args:
         build: takes the index of the first batch and gives an iterable of batches.
@@ -37,7 +37,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         # A DataLoader draws its workers' seed from torch's generator when its iterator is made. A
-        # resumed run makes one more iterator than an unbroken run, and must not draw one number more.
+        # resumed run makes one iterator more than an unbroken run, and must not draw more for it.
         with preserve_rng():
             batches = iter(self._build(self.start))
             first = next(batches)
@@ -46,13 +46,13 @@ class TrainLoader:
 
 
 class TrainStep(SimpleTrainer):
-    """A SimpleTrainer whose step averages gradients over micro-batches and runs in mixed precision on any device.
+    """A SimpleTrainer that averages over micro-batches, in mixed precision on any device.
 
-    One iteration is one step of the optimizer: `accumulate` batches are drawn from the loader, each of
-    IMS_PER_BATCH images over all processes, and their losses are averaged.
+    One iteration is one step of the optimizer: `accumulate` batches are drawn from the loader, each
+    of IMS_PER_BATCH images over all processes, and their losses are averaged.
 
     Args:
-        precision: "float32", "bfloat16" or "float16" (with loss scaling). The weights stay in float32.
+        precision: torch.float32, bfloat16, or float16 with loss scaling. The weights are float32.
         accumulate: batches per step of the optimizer.
         clip: changes the gradients in place, after they are unscaled and averaged over processes.
     """
@@ -63,14 +63,14 @@ class TrainStep(SimpleTrainer):
         data_loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
         *,
-        precision: str = "float32",
+        precision: torch.dtype = torch.float32,
         accumulate: int = 1,
         clip: Clipper | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
-        self.precision = getattr(torch, precision)
+        self.precision = precision
         self.accumulate = accumulate
-        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
         self.images_last_step = 0  # over all processes
         self._clip = clip
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -107,9 +107,13 @@ class TrainStep(SimpleTrainer):
         self, model: nn.Module, batch: list[dict[str, Any]]
     ) -> dict[str, torch.Tensor]:
         """The loss dict that `model` gives for `batch`, in this step's precision."""
-        with torch.autocast(
+        # torch.jit's executor runs a scripted function (fvcore's focal loss, which RetinaNet and
+        # FCOS use) a few times before it optimises it, and then rounds differently: a resumed run
+        # would differ from an unbroken one in the last bit.
+        autocast = torch.autocast(
             self._device_type, self.precision, enabled=self.precision != torch.float32
-        ):
+        )
+        with autocast, torch.jit.optimized_execution(False):
             losses = model(batch)
         return losses if isinstance(losses, dict) else {"total_loss": losses}
 
@@ -160,8 +164,8 @@ class TrainStep(SimpleTrainer):
             f"{x.get('image_id', '?')} ({x.get('file_name', 'no file')})" for x in images
         )
         return (
-            f"Images of the batch: {names}. The likeliest causes: a learning rate that is too high or a"
-            " warm-up that is too short (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), no clipping"
+            f"Images of the batch: {names}. The likeliest causes: a learning rate that is too high"
+            " or a warm-up that is too short (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), no clipping"
             " (SOLVER.CLIP_GRADIENTS.ENABLED True), or a degenerate box in one of these images"
             " (`python -m dataset_tools check`)."
         )
@@ -176,7 +180,7 @@ class TrainStep(SimpleTrainer):
         self._match_memory_format()
 
     def _match_memory_format(self) -> None:
-        """Lay the optimizer's state out like its parameters: fused kernels walk both in memory order."""
+        """Lay the optimizer's state out like its parameters, as fused kernels take for granted."""
         for parameter, state in self.optimizer.state.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

@@ -1,4 +1,4 @@
-"""The trainer: Detectron2's `DefaultTrainer` with our step, optimizer, hooks and exact resumption."""
+"""The trainer: Detectron2's `DefaultTrainer` with our step, hooks and exact resumption."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from seriatim.engine import hooks
 from seriatim.engine.checkpointer import AtomicCheckpointer, save_atomically
 from seriatim.engine.ema import EMAHook, WeightAverage
 from seriatim.engine.optimizer import build_clipper, build_optimizer
-from seriatim.engine.precision import resolve_channels_last, resolve_precision
 from seriatim.engine.state import PlainState, preserve_rng, rng_state, set_rng_state
 from seriatim.engine.train_step import TrainLoader, TrainStep
+from seriatim.hardware import choose_memory_format, choose_precision
 
 logger = logging.getLogger(__name__)
 
@@ -45,28 +45,25 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        # DefaultTrainer.__init__ fixes the inner trainer, the checkpointer and a DDP wrapper that only
-        # CUDA takes; its methods are extension points, so they are kept and its construction is not.
+        # DefaultTrainer.__init__ fixes the inner trainer, the checkpointer and a DDP wrapper that
+        # only CUDA takes. Its methods are extension points and are kept; its construction is not.
         TrainerBase.__init__(self)
         self.cfg = cfg
-        precision = resolve_precision(cfg)
+        device, solver = cfg.MODEL.DEVICE, cfg.SERIATIM.SOLVER
         model = self.build_model(cfg)
-        if resolve_channels_last(cfg, precision):
-            model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=choose_memory_format(solver.CHANNELS_LAST, device))
         optimizer = self.build_optimizer(cfg, model)
         self._plain_state = PlainState(model)
         self.average = None
-        if cfg.SERIATIM.SOLVER.EMA_DECAY > 0:
-            self.average = WeightAverage(
-                model, cfg.SERIATIM.SOLVER.EMA_DECAY, cfg.SERIATIM.SOLVER.EMA_WARMUP
-            )
+        if solver.EMA_DECAY > 0:
+            self.average = WeightAverage(model, solver.EMA_DECAY, solver.EMA_WARMUP)
         loader = TrainLoader(lambda start: self.build_train_loader(cfg, start_iteration=start))
         self._trainer = TrainStep(
             wrap_distributed(model),
             loader,
             optimizer,
-            precision=precision,
-            accumulate=cfg.SERIATIM.SOLVER.ACCUMULATE,
+            precision=choose_precision(solver.PRECISION, device),
+            accumulate=solver.ACCUMULATE,
             clip=build_clipper(cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -122,7 +119,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0):
-        """The training batches from batch `start_iteration` on; each has IMS_PER_BATCH / processes images."""
+        """The training batches from `start_iteration` on; each is this process's share."""
         from seriatim.data.loader import build_train_loader
 
         return build_train_loader(cfg, start_iteration=start_iteration)
@@ -142,7 +139,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_validation_loader(cls, cfg: CfgNode):
-        """Images of DATASETS.TEST with their annotations, one a batch, without random augmentation."""
+        """Images of DATASETS.TEST with annotations, one a batch, without random augmentation."""
         from seriatim.data.mapper import build_augmentations
 
         mapper = cls.build_mapper(
@@ -156,9 +153,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         from seriatim.evaluation import build_evaluator
 
-        return build_evaluator(
-            cfg, dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
-        )
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(
@@ -176,7 +171,7 @@ class Trainer(DefaultTrainer):
         return wrap_tiled(cfg, model)
 
     def build_hooks(self) -> list[detectron2_hooks.HookBase | None]:
-        """The hooks in their order: what changes the model first, then what saves, evaluates and writes."""
+        """The hooks in order: what changes the model, then what saves, evaluates and writes."""
         cfg, keys = self.cfg, self.cfg.SERIATIM.HOOKS
         return [
             detectron2_hooks.IterationTimer(),
@@ -242,7 +237,7 @@ class Trainer(DefaultTrainer):
         return self.test(self.cfg, self.evaluation_model)
 
     def predict(self, image: dict[str, Any]) -> dict[str, Any]:
-        """What `evaluation_model` gives for one input of the test mapper, in evaluation as in training."""
+        """What `evaluation_model` gives for one input of the test mapper."""
         with inference_context(self.evaluation_model), torch.no_grad():
             return self.wrap_for_evaluation(self.cfg, self.evaluation_model)([image])[0]
 
@@ -253,7 +248,7 @@ class Trainer(DefaultTrainer):
         return self._trainer.compute_losses(model, batch)
 
     def build_writers(self) -> list[EventWriter]:
-        """Writers of metrics.json and TensorBoard; what an earlier, broken run wrote ahead is dropped."""
+        """Writers of metrics.json and TensorBoard."""
         folder = Path(self.cfg.OUTPUT_DIR)
         return [
             JSONWriter(str(folder / "metrics.json")),
@@ -263,7 +258,7 @@ class Trainer(DefaultTrainer):
     # The loop
 
     def train(self) -> OrderedDict | None:
-        """Train from `start_iter` to `max_iter`; the last evaluation's metrics, where there are any.
+        """Train from `start_iter` to `max_iter`; gives the last evaluation's metrics.
 
         As TrainerBase.train, but `max_iter` is looked at after every step, and an exception reaches
         the caller without a traceback in the log.
@@ -287,7 +282,7 @@ class Trainer(DefaultTrainer):
     # Checkpoints
 
     def save_checkpoint(self) -> Path:
-        """Save everything that a resumed run needs after the step `iter`. All processes must call it."""
+        """Save all that a resumed run needs after the step `iter`. All processes must call it."""
         mine = {"rng": rng_state(), "plain": self._plain_state.state_dict()}
         self._process_states = comm.gather(mine)
         name = f"model_{self.iter:07d}"
@@ -303,7 +298,7 @@ class Trainer(DefaultTrainer):
         return path
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from OUTPUT_DIR's last checkpoint, or start from MODEL.WEIGHTS (see DefaultTrainer)."""
+        """Continue from OUTPUT_DIR's last checkpoint, or start from MODEL.WEIGHTS."""
         if resume and not self.checkpointer.has_checkpoint():
             logger.warning(
                 f"{self.cfg.OUTPUT_DIR} holds no checkpoint: starting from the beginning"
@@ -312,7 +307,7 @@ class Trainer(DefaultTrainer):
         self._trainer.data_loader.start = self.start_iter * self._trainer.accumulate
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, optimizer, loss scaler, and of every process generators and plain numbers."""
+        """Iteration, hooks, optimizer, scaler; of each process generators and plain numbers."""
         state = TrainerBase.state_dict(self)
         state["_trainer"] = self._trainer.state_dict()
         state["processes"] = self._process_states
@@ -324,8 +319,8 @@ class Trainer(DefaultTrainer):
         processes, rank = state.get("processes") or [], comm.get_rank()
         if len(processes) != comm.get_world_size():
             logger.warning(
-                f"The checkpoint is of {len(processes)} process(es), this run has {comm.get_world_size()}:"
-                " it goes on, but not bit for bit"
+                f"The checkpoint is of {len(processes)} process(es), this run has"
+                f" {comm.get_world_size()}: it goes on, but not bit for bit"
             )
         if rank < len(processes):
             self._rng_to_restore = processes[rank]["rng"]

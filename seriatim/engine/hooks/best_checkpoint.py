@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 class BestCheckpoint(HookBase):
     """Export model_best.pth whenever the metric reaches a new best. Listens to an Evaluation hook.
 
-    Detectron2's BestCheckpointer does not serve: it makes `last_checkpoint` point to the best weights,
-    so that a resumed run starts from there; it forgets its best when resumed; and a misspelt metric is
-    only a warning.
+    Detectron2's BestCheckpointer does not serve: it makes `last_checkpoint` point to the best
+    weights, so that a resumed run starts from there; it forgets its best when resumed; and to it a
+    misspelt metric is only worth a warning.
 
     Args:
         metric: flat name, such as "bbox/AP".
@@ -37,7 +37,8 @@ class BestCheckpoint(HookBase):
         if not is_better(value, self._best, self._mode):
             if self._best is not None:
                 logger.info(
-                    f"{self._metric} {value:.4g}; the best is {self._best:.4g} at step {self._best_steps}"
+                    f"{self._metric} {value:.4g}; the best is {self._best:.4g}"
+                    f" at step {self._best_steps}"
                 )
             return
         self._best, self._best_steps = value, steps

@@ -6,10 +6,11 @@ from detectron2.engine import HookBase
 
 
 class Checkpoint(HookBase):
-    """Save model_NNNNNNN.pth every `period` steps and after the last one; then export model_final.pth.
+    """Save model_NNNNNNN.pth every `period` steps and after the last one; export model_final.pth.
 
-    model_NNNNNNN.pth holds all that `--resume` needs. model_final.pth holds the evaluated weights alone
-    (the moving average where there is one), for any DetectionCheckpointer. It runs in all processes.
+    model_NNNNNNN.pth holds all that `--resume` needs. model_final.pth holds the evaluated weights
+    alone (the moving average where there is one), for any DetectionCheckpointer. It runs in all
+    processes.
 
     Args:
         period: steps of the optimizer between two checkpoints; 0 saves after the last step only.

@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStopping(HookBase):
-    """End the training after `patience` evaluations without improvement. Listens to an Evaluation hook.
+    """End the training after `patience` evaluations without improvement.
+
+    It listens to an Evaluation hook.
 
     Args:
         metric: flat name, such as "bbox/AP".
@@ -31,7 +33,7 @@ class EarlyStopping(HookBase):
     def before_train(self) -> None:
         if self._waited >= self._patience:
             logger.warning(
-                f"This run had already stopped early: {self._waited} evaluations without improvement of"
+                f"This run had already stopped early: {self._waited} evaluations did not improve"
                 f" {self._metric}. A larger SERIATIM.HOOKS.EARLY_STOPPING_PATIENCE lets it go on."
             )
             self.trainer.max_iter = self.trainer.start_iter
@@ -46,16 +48,13 @@ class EarlyStopping(HookBase):
         self._waited = comm.all_gather(self._waited)[0]
         if self._waited < self._patience or steps >= self.trainer.max_iter:
             return
+        best = "was never a number" if self._best is None else f"stays at {self._best:.4g} at best"
         logger.warning(
-            f"Stopping early after step {steps}: {self._metric} has not improved on {self._best:.4g} in"
-            f" {self._waited} evaluations"
-            if self._best is not None
-            else f"Stopping early after step {steps}: {self._metric} was never a number"
+            f"Stopping early after step {steps}: {self._metric} {best}"
+            f" ({self._waited} evaluations without improvement)"
         )
         self.trainer.max_iter = steps
-        if (
-            self.trainer.iter == steps - 1
-        ):  # not in `before_train`, where this state is the checkpoint's own
+        if self.trainer.iter == steps - 1:  # in `after_step`
             self.trainer.save_checkpoint()
 
     def state_dict(self) -> dict[str, Any]:

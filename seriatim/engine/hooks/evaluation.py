@@ -18,10 +18,11 @@ class EvaluationListener(Protocol):
 
 
 class Evaluation(HookBase):
-    """Evaluate every `period` steps and after the last one; metrics go to the event storage and the listeners.
+    """Evaluate every `period` steps and after the last one.
 
-    A run that was killed between a checkpoint and the evaluation due at the same step evaluates first
-    when it is resumed, so that best checkpoint and early stopping go on as if nothing had happened.
+    The metrics go to the event storage and the listeners. A run that was killed between a
+    checkpoint and the evaluation due at the same step evaluates first when it is resumed, so that
+    best checkpoint and early stopping go on as if nothing had happened.
 
     Args:
         period: steps between two evaluations; 0: only after the last step.

@@ -16,10 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupt(HookBase):
-    """On SIGINT or SIGTERM: finish the step, save a checkpoint, say how to go on, raise KeyboardInterrupt.
+    """On SIGINT or SIGTERM: finish the step, save a checkpoint, say how to go on, and stop.
 
-    A second SIGINT stops at once. With several processes all stop after the same step. It belongs
-    behind the Checkpoint hook and before evaluation, which may take long.
+    It stops by a KeyboardInterrupt. A second SIGINT stops at once. With several processes all stop
+    after the same step. It belongs behind the Checkpoint hook and before evaluation, which may take
+    long.
     """
 
     def __init__(self) -> None:
@@ -45,8 +46,8 @@ class Interrupt(HookBase):
         if self.trainer.last_saved != self.trainer.iter:
             self.trainer.save_checkpoint()
         logger.warning(
-            f"Stopped after step {self.trainer.iter + 1} of {self.trainer.max_iter}; a checkpoint is in"
-            f" {self.trainer.cfg.OUTPUT_DIR}. To go on, give the same command with --resume."
+            f"Stopped after step {self.trainer.iter + 1} of {self.trainer.max_iter}; a checkpoint"
+            f" is in {self.trainer.cfg.OUTPUT_DIR}. To go on, give the same command with --resume."
         )
         raise KeyboardInterrupt
 

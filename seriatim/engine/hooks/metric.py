@@ -19,8 +19,9 @@ def pick_metric(metrics: Mapping[str, float], name: str) -> float:
     if name in metrics:
         return metrics[name]
     raise InputError(
-        f"SERIATIM.HOOKS.BEST_METRIC is {name!r}, but the evaluation gives no such metric. There are:"
-        f" {', '.join(sorted(metrics))}. Go on with --resume and the right name; no step is lost."
+        f"SERIATIM.HOOKS.BEST_METRIC is {name!r}, but the evaluation gives no such metric. There"
+        f" are: {', '.join(sorted(metrics))}. Go on with --resume and the right name; no step is"
+        " lost."
     )
 
 

@@ -18,7 +18,7 @@ MAX_SIDE = 800  # px of each picture that goes to TensorBoard
 
 
 class Pictures(HookBase):
-    """Put ground truth | prediction of the same few images into TensorBoard, to be leafed through over time.
+    """Put ground truth | prediction of the same few images into TensorBoard, again and again.
 
     The images are spread evenly over the dataset. It runs in process 0.
 

@@ -8,7 +8,7 @@ from seriatim.engine.state import preserve_plain_state, preserve_rng
 
 
 class PreciseBatchNorm(hooks.PreciseBN):
-    """Detectron2's PreciseBN, always on the same batches and without a trace on the training that follows."""
+    """Detectron2's PreciseBN, always on the same batches; training goes on as if without it."""
 
     def update_stats(self) -> None:
         if self._disabled:

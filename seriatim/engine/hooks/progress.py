@@ -13,7 +13,7 @@ WINDOW = 20  # steps over which the numbers shown are smoothed by their median
 
 
 class Progress(HookBase):
-    """A rich progress bar with losses and remaining time; one log line every `period` steps without a terminal."""
+    """A progress bar with losses and remaining time; a log line every `period` steps elsewhere."""
 
     def __init__(self, period: int) -> None:
         self._period = period
@@ -38,9 +38,8 @@ class Progress(HookBase):
                 self._task, completed=done, total=self.trainer.max_iter, numbers=self._numbers()
             )
         elif done % self._period == 0 or done >= self.trainer.max_iter:
-            logger.info(
-                f"step {done}/{self.trainer.max_iter}  eta {self._remaining(done)}  {self._numbers()}"
-            )
+            steps = f"step {done}/{self.trainer.max_iter}"
+            logger.info(f"{steps}  eta {self._remaining(done)}  {self._numbers()}")
 
     def after_train(self) -> None:
         if self._bar is not None:

@@ -12,11 +12,11 @@ from torch import nn
 
 
 class Statistics(HookBase):
-    """Throughput, share of time spent on data, memory, and update/weight ratio of each group of layers.
+    """Throughput, share of time spent on data, memory, and update/weight ratio of the layers.
 
-    The ratio is |change of the weights in one step| / |weights|; around 1e-3 is healthy, 0 means that
-    nothing learns, 1e-1 that the rate is too high (Karpathy, CS231n). A group is the first two parts of
-    the parameters' names.
+    The ratio is |change of the weights in one step| / |weights|; around 1e-3 is healthy, 0 means
+    that nothing learns, 1e-1 that the rate is too high (Karpathy, CS231n). Layers are grouped by
+    the first two parts of their names.
 
     Args:
         period: steps between two measurements.

@@ -21,8 +21,8 @@ class ValidationLoss(HookBase):
 
     Detectron2's models give losses in training mode only, where BatchNorm would learn from the
     validation data and dropout would draw numbers. Here those layers stay in evaluation mode, the
-    generators are seeded alike each time and put back afterwards, and so are the loss normalisers that
-    RetinaNet and FCOS keep: training goes on as if the loss had not been measured.
+    generators are seeded alike each time and put back afterwards, and so are the loss normalisers
+    that RetinaNet and FCOS keep: training goes on as if the loss had not been measured.
 
     Args:
         period: steps between two measurements (also after the last step).
@@ -55,7 +55,7 @@ def mean_losses(
     compute: Callable[[nn.Module, list[dict[str, Any]]], dict[str, torch.Tensor]],
     seed: int = 0,
 ) -> dict[str, float]:
-    """The mean of each loss and of their total over all images of all processes; the model stays as it was."""
+    """The mean of each loss and of their total over all images; the model stays as it was."""
     sums: dict[str, float] = defaultdict(float)
     images = 0
     with loss_mode(model), torch.no_grad(), EventStorage():
@@ -77,7 +77,7 @@ def mean_losses(
 
 @contextmanager
 def loss_mode(model: nn.Module) -> Iterator[None]:
-    """The model gives its losses, and nothing in it changes or is random but what it samples itself."""
+    """The model gives its losses, without dropout and without changing itself for good."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()

@@ -9,7 +9,7 @@ from detectron2.utils.events import EventWriter
 
 
 class Writers(hooks.PeriodicWriter):
-    """Detectron2's PeriodicWriter, whose writers open their files when training starts and not before.
+    """Detectron2's PeriodicWriter, whose writers open their files when training starts.
 
     Args:
         build: gives the writers; called in `before_train`, when the trainer knows its first step.
