@@ -40,8 +40,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # The datasets that this config knows, each a mapping of NAME (what DATASETS.TRAIN and TEST call
     # it), JSON (a COCO JSON, as `python -m dataset_tools convert` writes it) and IMAGES (the folder
     # that its file names start from); for panoptic and semantic data PANOPTIC_JSON, PANOPTIC_ROOT,
-    # SEM_SEG_ROOT, STUFF_CLASSES, see seriatim/data/catalog.py. Relative paths start from the working
-    # directory; ~ and $VARIABLES are expanded.
+    # SEM_SEG_ROOT, STUFF_CLASSES, see seriatim/data/catalog.py. Relative paths start from the
+    # working directory; ~ and $VARIABLES are expanded.
     s.DATASETS = []
     # Relative weight of each dataset in DATASETS.TRAIN; () samples every image equally often.
     s.DATASET_WEIGHTS = ()
@@ -361,7 +361,8 @@ def _coerce(value: Any, old: Any, name: str, where: str) -> Any:
     if isinstance(value, str) and not isinstance(old, str):
         value = _parse_value(value)  # YAML reads 1e-3 and (1, 2) as strings
     if isinstance(value, list) and isinstance(old, tuple):
-        value = tuple(value)
+        nested = bool(old) and all(isinstance(item, tuple) for item in old)
+        value = tuple(tuple(x) if nested and isinstance(x, list) else x for x in value)
     elif isinstance(value, tuple) and isinstance(old, list):
         value = list(value)
     elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -1,12 +1,12 @@
 """Datasets by config: what SERIATIM.DATASETS names becomes known to Detectron2's catalogs.
 
 An entry is one of
-  NAME, IMAGES, JSON                          boxes; masks, keypoints and rotated boxes if it has
-  them NAME, IMAGES, PANOPTIC_JSON, PANOPTIC_ROOT  panoptic, Detectron2's "standard" form
-    the same with JSON and SEM_SEG_ROOT       panoptic, the "separated" form that PanopticFPN takes
-  NAME, IMAGES, SEM_SEG_ROOT, STUFF_CLASSES   semantic: an 8-bit PNG of class indices for every
-  image
-and, with keypoints, KEYPOINT_FLIP_MAP: [[name, name], …] where their names have no left and right.
+  NAME, IMAGES, JSON                           boxes; masks, keypoints, rotated boxes if it has them
+  NAME, IMAGES, PANOPTIC_JSON, PANOPTIC_ROOT   panoptic, Detectron2's "standard" form
+    the same with JSON and SEM_SEG_ROOT        the "separated" form, which PanopticFPN takes
+  NAME, IMAGES, SEM_SEG_ROOT, STUFF_CLASSES    semantic: an 8-bit PNG of labels for every image
+IMAGES can be left out where the JSON remembers its folder (info.image_root), as ours do. With
+keypoints, KEYPOINT_FLIP_MAP: [[name, name], …] serves where their names have no left and right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from dataset_tools.coco import Category, annotation_box, load_coco, read_json
+from dataset_tools.coco import (
+    Annotation,
+    Category,
+    annotation_box,
+    image_root,
+    load_coco,
+    read_json,
+)
 from dataset_tools.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -181,7 +188,7 @@ def _parse_entry(value: Any, index: int) -> Entry:
         if key in given:
             given[key] = _path(given[key], f"{where}: {key.upper()}", folder=key in _FOLDERS)
     if "images" not in given:
-        raise InputError(f"{where} has no IMAGES, the folder that file names start from.")
+        given["images"] = _recorded_images(given.get("json") or given.get("panoptic_json"), where)
     kinds = given.keys() & {"json", "panoptic_json", "panoptic_root", "sem_seg_root"}
     if kinds not in _COMBINATIONS:
         raise InputError(
@@ -218,6 +225,19 @@ def _path(value: Any, where: str, folder: bool) -> Path:
     if not folder and not path.is_file():
         raise InputError(f"{where}: there is no file {path}{_relative(path)}.")
     return path
+
+
+def _recorded_images(labels: Path | None, where: str) -> Path:
+    """The image folder that a converted JSON remembers."""
+    content = read_json(labels) if labels else {}
+    info = content.get("info") if isinstance(content, dict) else None
+    root = image_root(labels, info) if isinstance(info, dict) else None
+    if root is None:
+        raise InputError(
+            f"{where} has no IMAGES, the folder that file names start from, and its JSON does not"
+            " remember one (info.image_root)."
+        )
+    return _path(root, f"{where}: the image folder that {labels} remembers", folder=True)
 
 
 def _relative(path: Path) -> str:
@@ -271,6 +291,7 @@ def _load_instances(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
             if segmentation:
                 item["segmentation"] = segmentation
             if annotation.keypoints is not None:
+                _check_keypoints(annotation, categories[index[annotation.category]])
                 item["keypoints"] = _keypoint_coordinates(annotation.keypoints)
             record["annotations"].append(item)
             _count(counts, item)
@@ -298,6 +319,15 @@ def _usable_segmentation(segmentation: Any) -> Any:
     if isinstance(segmentation, list):
         return [polygon for polygon in segmentation if len(polygon) >= 6]
     return segmentation
+
+
+def _check_keypoints(annotation: Annotation, category: Category) -> None:
+    found, named = len(annotation.keypoints) // 3, len(category.keypoints)
+    if named and found != named:
+        raise InputError(
+            f"{annotation.source}: the annotation has {found} keypoints, but its category"
+            f" {category.name} names {named}."
+        )
 
 
 def _keypoint_coordinates(keypoints: Sequence[float]) -> list[float]:
