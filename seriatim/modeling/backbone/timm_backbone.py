@@ -7,7 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import BatchNormAct2d, GroupNormAct
@@ -203,6 +203,22 @@ def _batch_norm_to_group_norm(module: nn.Module) -> None:
             setattr(module, name, norm)
         else:
             _batch_norm_to_group_norm(child)
+
+
+def resolve_pixel_statistics(cfg: CfgNode) -> None:
+    """Where the backbone is timm's, set MODEL.PIXEL_MEAN and PIXEL_STD to what it expects.
+
+    Values that a config gives itself, other than Detectron2's defaults, stay.
+    """
+    ours = ("TimmBackbone", "build_timm_fpn_backbone", "build_timm_pan_backbone")
+    default = get_cfg().MODEL
+    untouched = (
+        cfg.MODEL.PIXEL_MEAN == default.PIXEL_MEAN and cfg.MODEL.PIXEL_STD == default.PIXEL_STD
+    )
+    if cfg.MODEL.BACKBONE.NAME in ours and untouched and timm.is_model(cfg.MODEL.TIMM.NAME):
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = pixel_statistics(
+            cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS, cfg.INPUT.FORMAT
+        )
 
 
 def pixel_statistics(name: str, weights: str, image_format: str) -> tuple[list[float], list[float]]:

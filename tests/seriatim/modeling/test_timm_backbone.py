@@ -8,7 +8,11 @@ from torch import nn
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
-from seriatim.modeling.backbone.timm_backbone import TimmBackbone, pixel_statistics
+from seriatim.modeling.backbone.timm_backbone import (
+    TimmBackbone,
+    pixel_statistics,
+    resolve_pixel_statistics,
+)
 
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -171,3 +175,17 @@ def test_pixel_statistics_follow_the_colour_order():
     assert mean == pytest.approx([123.675, 116.28, 103.53])
     assert pixel_statistics("resnet18", "", "BGR") == (mean[::-1], std[::-1])
     assert pixel_statistics("tf_efficientnet_lite0", "package", "RGB") == ([127.0] * 3, [128.0] * 3)
+
+
+def test_a_config_gets_the_statistics_of_its_backbone_unless_it_has_its_own():
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM.WEIGHTS = "package"
+    resolve_pixel_statistics(cfg)
+    assert cfg.MODEL.PIXEL_MEAN == [127.0] * 3 and cfg.MODEL.PIXEL_STD == [128.0] * 3
+    for name, mean in (("build_timm_fpn_backbone", [1.0, 2.0, 3.0]), ("build_resnet_backbone", None)):
+        cfg = get_cfg()
+        cfg.MODEL.BACKBONE.NAME = name
+        cfg.MODEL.PIXEL_MEAN = before = mean or cfg.MODEL.PIXEL_MEAN
+        resolve_pixel_statistics(cfg)
+        assert before == cfg.MODEL.PIXEL_MEAN
