@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 class InputError(Exception):
     """The user's data, config or command is wrong.
 
-    The message is one paragraph: what is wrong, where (file and line where there is one), what to do.
+    The message is one paragraph: what is wrong, where (file and line if there is one), what to do.
     """
 
 
@@ -30,7 +30,9 @@ def explain_os_error(error: OSError) -> str | None:
     """One paragraph for the operating-system errors a user can mend; None for all others."""
     where = error.filename or "the output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: writing {where} failed. Free some space or choose another folder."
+        return (
+            f"The disk is full: writing {where} failed. Free some space or choose another folder."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission for {where}. Choose another folder or change its access rights."
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -38,8 +40,19 @@ def explain_os_error(error: OSError) -> str | None:
     return None
 
 
+def explain_missing_package(error: ModuleNotFoundError) -> str | None:
+    """One paragraph for a package that is not installed; None for a module of our own."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "dataset_tools", "seriatim"):
+        return None
+    return (
+        f"The Python package {package} is not installed here. `python -m seriatim.doctor` lists"
+        " what is missing, with the command that installs it."
+    )
+
+
 def complain(message: str) -> None:
-    """Print `message` to standard error as a wrapped paragraph; indented lines are kept as they are."""
+    """Print `message` to standard error, wrapped; indented lines are kept as they are."""
     width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
     for line in f"error: {message}".splitlines():
         if not line.startswith(" "):
@@ -68,7 +81,11 @@ def run(main: Callable[[], int | None]) -> int:
         sys.stdout = None
         return 0
     except Exception as error:
-        message = explain_os_error(error) if isinstance(error, OSError) else None
+        message = None
+        if isinstance(error, OSError):
+            message = explain_os_error(error)
+        elif isinstance(error, ModuleNotFoundError):
+            message = explain_missing_package(error)
         if message is not None:
             complain(message)
             return EXIT_BAD_INPUT

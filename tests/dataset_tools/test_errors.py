@@ -1,0 +1,56 @@
+"""What a person sees, and the exit code, for each kind of failure."""
+
+import errno
+
+import pytest
+
+from dataset_tools.errors import GateFailed, InputError, run
+
+
+def _raise(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("labels.xml, line 3: no <name>."), 2, "labels.xml, line 3"),
+        (GateFailed("AP is 3, 99 was expected."), 3, "AP is 3"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.json"), 2, "The disk is full"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            2,
+            "No permission for /root",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "a.jpg"),
+            2,
+            "Check the path",
+        ),
+        (ModuleNotFoundError("No module", name="detectron2.data"), 2, "seriatim.doctor"),
+    ],
+)
+def test_a_users_mistake_is_one_paragraph_without_traceback(error, code, words, capsys):
+    assert run(_raise(error)) == code
+    printed = capsys.readouterr().err
+    assert words in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("what?"), ModuleNotFoundError("No module", name="seriatim.gone")]
+)
+def test_our_own_fault_keeps_its_traceback(error, capsys):
+    assert run(_raise(error)) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "fault of Seriatim" in printed
+
+
+def test_success_and_a_code_of_ones_own():
+    assert run(lambda: None) == 0
+    assert run(lambda: 2) == 2
