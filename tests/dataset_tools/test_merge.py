@@ -1,0 +1,92 @@
+"""Datasets are joined by the names of categories and files, and nothing is lost."""
+
+import json
+
+import pytest
+
+from dataset_tools.cli import main
+from dataset_tools.coco import Annotation, Category, Dataset, Image, load_coco
+from dataset_tools.errors import InputError
+from dataset_tools.merge import merge_datasets
+from seriatim.testing.shapes import make_shapes
+
+
+def dataset(names, categories, **image):
+    annotations = [Annotation(category, (1, 1, 5, 5)) for category in categories]
+    images = [Image(name, 10, 10, list(annotations), **image) for name in names]
+    return Dataset(images, [Category(category) for category in categories])
+
+
+def content(merged):
+    return {i.file_name: [a.category for a in i.annotations] for i in merged.dataset.images}
+
+
+def test_equal_names_from_different_folders_stay_apart(tmp_path):
+    sources = [
+        (dataset(["1.png"], "ab"), tmp_path / "x"),
+        (dataset(["1.png"], "cb"), tmp_path / "y/z"),
+    ]
+    merged = merge_datasets(sources)
+    assert content(merged) == {"x/1.png": ["a", "b"], "y/z/1.png": ["c", "b"]}
+    assert [category.name for category in merged.dataset.categories] == ["a", "b", "c"]
+    assert merged.root == tmp_path
+    assert merged.clashes == ["1.png"] and merged.same_files == []
+
+
+def test_the_same_file_becomes_one_image(tmp_path):
+    sources = [(dataset(["y/1.png"], "a"), tmp_path), (dataset(["1.png"], "b"), tmp_path / "y")]
+    merged = merge_datasets(sources)
+    assert content(merged) == {"y/1.png": ["a", "b"]}
+    assert merged.same_files == ["y/1.png"]
+
+
+def test_rename_joins_categories(tmp_path):
+    sources = [(dataset(["1"], ["Car"]), tmp_path), (dataset(["2"], ["car", "bus"]), tmp_path)]
+    merged = merge_datasets(sources, {"Car": "car"})
+    assert content(merged) == {"1": ["car"], "2": ["car", "bus"]}
+    assert [category.name for category in merged.dataset.categories] == ["car", "bus"]
+    with pytest.raises(InputError, match="'truck' to rename"):
+        merge_datasets(sources, {"truck": "car"})
+
+
+def test_what_contradicts_is_refused(tmp_path):
+    one, other = dataset(["1"], "a"), dataset(["1"], "a")
+    other.images[0].width = 11
+    with pytest.raises(InputError, match="11×10"):
+        merge_datasets([(one, tmp_path), (other, tmp_path)])
+    other.images[0].width = 10
+    one.categories[0].keypoints, other.categories[0].keypoints = ("x",), ("y",)
+    with pytest.raises(InputError, match="different keypoints"):
+        merge_datasets([(one, tmp_path), (other, tmp_path)])
+
+
+def test_licences_are_numbered_anew(tmp_path):
+    one = dataset(["1"], "a", attributes={"license": 1})
+    other = dataset(["2"], "a", attributes={"license": 1})
+    third = dataset(["3"], "a", attributes={"license": 7})
+    one.licenses = [{"id": 1, "name": "MIT"}]
+    other.licenses = [{"id": 1, "name": "CC0"}]
+    third.licenses = [{"id": 7, "name": "MIT"}]
+    merged = merge_datasets([(part, tmp_path) for part in (one, other, third)]).dataset
+    assert merged.licenses == [{"id": 1, "name": "MIT"}, {"id": 2, "name": "CC0"}]
+    assert [image.attributes["license"] for image in merged.images] == [1, 2, 1]
+
+
+def test_the_command(tmp_path, capsys):
+    first = make_shapes(tmp_path / "a", num_images=3, seed=1)
+    second = make_shapes(tmp_path / "b", num_images=2, seed=2)
+    out = tmp_path / "both" / "all.json"
+    arguments = ["merge", str(first), str(second), "-o", str(out), "--rename", "square=box"]
+    assert main(arguments) == 2
+    assert "--images" in capsys.readouterr().err
+    roots = [str(tmp_path / name / "images") for name in "ab"]
+    assert main([*arguments, "--images", *roots]) == 0
+    merged = load_coco(out)
+    root = out.parent / merged.info["image_root"]
+    assert all((root / image.file_name).is_file() for image in merged.images)
+    assert {category.name for category in merged.categories} == {"circle", "box", "triangle"}
+    parts = [json.loads(path.read_text())["annotations"] for path in (first, second)]
+    joined = json.loads(out.read_text())["annotations"]
+    assert len(joined) == sum(map(len, parts))
+    assert sorted(a["bbox"] for a in joined) == sorted(a["bbox"] for part in parts for a in part)
+    assert main(["check", str(out)]) == 0
