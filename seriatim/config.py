@@ -204,10 +204,11 @@ def _add_evaluation_keys(cfg: CfgNode) -> None:
     # Detections per image that count; dense scenes need more than COCO's 100 (also
     # TEST.DETECTIONS_PER_IMAGE).
     e.MAX_DETECTIONS = 100
-    # > 0: inference by overlapping tiles of so many px, merged by class-wise NMS.
+    # > 0: inference by overlapping tiles of so many px of the image as it is on disk; each is then
+    # resized as INPUT.MIN_SIZE_TEST says, and what the tiles see is merged.
     e.TILE = 0
     e.TILE_OVERLAP = 0.25
-    # Boxes of two tiles with a larger IoU are the same object.
+    # Boxes of two tiles with a larger IoU, in what the tiles share, are the same object.
     e.TILE_NMS_THRESH = 0.6
 
 

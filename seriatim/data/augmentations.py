@@ -219,6 +219,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     In testing, and in training under DETERMINISTIC_DEBUG, only the resize to INPUT.MIN_SIZE_TEST.
     """
+    if not is_train and cfg.SERIATIM.EVAL.TILE > 0:
+        return []  # each tile is resized, not the image
     if not is_train or cfg.SERIATIM.DETERMINISTIC_DEBUG:
         return detection_utils.build_augmentation(cfg, is_train=False)
     if cfg.SERIATIM.AUG.ENABLED:

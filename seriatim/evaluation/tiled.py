@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 from torch import nn
 
@@ -34,6 +36,8 @@ def wrap_tiled(cfg: CfgNode, model: nn.Module) -> nn.Module:
         evaluation.TILE,
         evaluation.TILE_OVERLAP,
         evaluation.TILE_NMS_THRESH,
+        # The test mapper leaves this to us: a tile is resized as an image of its size would be.
+        resize=T.AugmentationList(build_augmentation(cfg, is_train=False)),
         max_detections=evaluation.MAX_DETECTIONS,
     )
 
@@ -41,9 +45,9 @@ def wrap_tiled(cfg: CfgNode, model: nn.Module) -> nn.Module:
 class TiledModel(nn.Module):
     """A detector that looks at large images through overlapping tiles; inference only.
 
-    It takes and gives what Detectron2's meta-architectures do: a list of dicts with "image" ((C,
-    H, W) tensor) and optionally the "height" and "width" of the output, and a list of
-    {"instances"}. Images no larger than a tile go through unchanged.
+    A tile is treated as an image of its own; an image no larger than a tile is one. Input and output
+    are those of Detectron2's meta-architectures: a list of dicts with "image" ((C, H, W) tensor) and
+    optionally the "height" and "width" of the output, and a list of {"instances"}.
     """
 
     def __init__(
@@ -53,23 +57,26 @@ class TiledModel(nn.Module):
         overlap: float = 0.25,
         agreement: float = 0.6,
         *,
+        resize: T.AugmentationList | None = None,
         batch_size: int = 4,
         max_detections: int = 100,
     ):
         """
         Args:
             model: any meta-architecture that gives instances.
-            tile: side of a tile in px of the image that the model gets.
+            tile: side of a tile in px of the image given.
             overlap: least share of a tile that neighbours have in common. Objects no larger than
                 that are whole in at least one tile; larger ones are put together from their parts.
             agreement: detections of two tiles whose IoU in the tiles' common area is at least this
                 are one object.
-            batch_size: tiles that go through the model at once.
+            resize: done to each tile before the model gets it; its detections are in px of the
+            tile. batch_size: tiles that go through the model at once.
             max_detections: so many of the best are kept per image.
         """
         super().__init__()
         self.model = model
         self.tile, self.overlap, self.agreement = tile, overlap, agreement
+        self.resize = resize
         self.batch_size, self.max_detections = batch_size, max_detections
         self.training = model.training  # wrapping changes nothing about the model
 
@@ -82,7 +89,8 @@ class TiledModel(nn.Module):
         image = given["image"]
         height, width = image.shape[-2:]
         if max(height, width) <= self.tile:
-            return self.model([dict(given)])[0]
+            whole = {**given, "image": self._resized(image)}
+            return self.model([{"height": height, "width": width, **whole}])[0]
         tiles = [
             (x, y, min(x + self.tile, width), min(y + self.tile, height))
             for y in tile_origins(height, self.tile, self.overlap)
@@ -91,7 +99,7 @@ class TiledModel(nn.Module):
         found = []
         for start in range(0, len(tiles), self.batch_size):
             batch = tiles[start : start + self.batch_size]
-            outputs = self.model([_crop(image, tile) for tile in batch])
+            outputs = self.model([self._crop(image, tile) for tile in batch])
             found += [_instances(output) for output in outputs]
         merged = merge_tiles(
             found, tiles, (height, width), self.agreement, max_detections=self.max_detections
@@ -100,14 +108,17 @@ class TiledModel(nn.Module):
             "instances": _resized(merged, given.get("height", height), given.get("width", width))
         }
 
+    def _crop(self, image: torch.Tensor, tile: tuple[int, int, int, int]) -> dict[str, Any]:
+        left, top, right, bottom = tile
+        pixels = self._resized(image[..., top:bottom, left:right])
+        return {"image": pixels, "height": bottom - top, "width": right - left}
 
-def _crop(image: torch.Tensor, tile: tuple[int, int, int, int]) -> dict[str, Any]:
-    left, top, right, bottom = tile
-    return {
-        "image": image[..., top:bottom, left:right],
-        "height": bottom - top,
-        "width": right - left,
-    }
+    def _resized(self, image: torch.Tensor) -> torch.Tensor:
+        if self.resize is None:
+            return image
+        given = T.AugInput(image.permute(1, 2, 0).contiguous().numpy())
+        self.resize(given)
+        return torch.from_numpy(np.array(given.image.transpose(2, 0, 1), order="C"))
 
 
 def _instances(output: Mapping[str, Any]) -> Instances:

@@ -107,12 +107,17 @@ def category_names(metadata: Any, count: int) -> list[str]:
     return names + [str(i) for i in range(len(names), count)]
 
 
-def count_categories(items: Sequence[Item], metadata: Any = None) -> list[tuple[str, RGB, int]]:
-    """(name, colour, count) of the categories among `items`, for a legend, in category order."""
+def legend(items: Sequence[Item], metadata: Any = None) -> Legend:
+    """How often each category occurs among `items`, in category order; crowds are counted apart."""
     counts = Counter(item.category for item in items if not item.crowd)
     size = max(counts, default=-1) + 1
     names, colors = category_names(metadata, size), palette.category_colors(metadata, size)
-    return [(names[i], colors[i], counts[i]) for i in sorted(counts)]
+    by_instance = _colored_by_instance(items, names)
+    words = [
+        (f"{names[i]} ×{counts[i]}", None if by_instance else colors[i]) for i in sorted(counts)
+    ]
+    crowds = sum(item.crowd for item in items)
+    return [*words, *([(f"crowd ×{crowds}", None)] if crowds else [])]
 
 
 def category_styles(items: Sequence[Item], metadata: Any, labels: bool = True) -> list[Style]:
@@ -120,7 +125,7 @@ def category_styles(items: Sequence[Item], metadata: Any, labels: bool = True) -
     count = max((item.category for item in items), default=-1) + 1
     names, colors = category_names(metadata, count), palette.category_colors(metadata, count)
     single = len(names) <= 1
-    by_instance = single and any(item.mask is not None or item.polygons for item in items)
+    by_instance = _colored_by_instance(items, names)
     styles = []
     for number, item in enumerate(items):
         words = [] if single or not labels else [names[item.category]]
@@ -131,6 +136,10 @@ def category_styles(items: Sequence[Item], metadata: Any, labels: bool = True) -
         color = palette.color(number) if by_instance else colors[item.category]
         styles.append(Style(color, " ".join(words), dashed=item.crowd))
     return styles
+
+
+def _colored_by_instance(items: Sequence[Item], names: Sequence[str]) -> bool:
+    return len(names) <= 1 and any(item.mask is not None or item.polygons for item in items)
 
 
 def draw_items(
@@ -183,7 +192,7 @@ def _area(item: Item) -> float:
 
 def _line_width(shape: tuple[int, ...], items: Sequence[Item], scale: float) -> float:
     """Width of a line in px: by the picture's size, less where most objects are small."""
-    width = 0.085 * float(shape[0] * shape[1]) ** 0.25
+    width = 0.075 * float(shape[0] * shape[1]) ** 0.25
     sides = [np.sqrt(_area(item)) * scale for item in items]
     return max(1.0, min(width, float(np.median(sides)) / 18) if sides else width)
 
@@ -420,7 +429,7 @@ def draw_comparison(
     threshold: float = 0.5,
     iou: float = 0.5,
     scale: float | None = None,
-    legend: bool = True,
+    caption: bool = True,
 ) -> np.ndarray:
     """Ground truth on the left, predictions on the right, coloured by what became of each.
 
@@ -428,24 +437,37 @@ def draw_comparison(
         truth, predictions: as `draw_instances` takes them.
         threshold: predictions below this score are left out, before matching.
         iou: an object is found when its IoU with a prediction is at least this.
-        legend: False leaves out the bar below that says what the colours mean.
+        caption: False leaves out the bar below that says what the colours mean.
 
     Returns:
         uint8 RGB (H', W', 3).
     """
     truth, found = to_items(truth), to_items(predictions, threshold)
     matches = match_items(truth, found, iou, np.asarray(image).shape[:2])
+    picture = draw_matches(image, truth, found, matches, metadata, scale=scale)
+    if not caption:
+        return picture
+    title = f"ground truth | prediction ≥ {threshold:.2f}"
+    return captioned(picture, title, comparison_legend(matches))
+
+
+def draw_matches(
+    image: np.ndarray,
+    truth: Sequence[Item],
+    found: Sequence[Item],
+    matches: Matches,
+    metadata: Any = None,
+    *,
+    scale: float | None = None,
+) -> np.ndarray:
+    """The two pictures of `draw_comparison`, for items that are matched already."""
     styles = comparison_styles(truth, found, matches, metadata)
     left, right = (
         draw_items(image, items, s, metadata, scale=scale)
         for items, s in zip((truth, found), styles, strict=True)
     )
     gap = np.full((left.shape[0], max(4, left.shape[1] // 100), 3), 255, np.uint8)
-    picture = np.concatenate([left, gap, right], axis=1)
-    if not legend:
-        return picture
-    title = f"ground truth | prediction ≥ {threshold:.2f}"
-    return captioned(picture, title, comparison_legend(matches))
+    return np.concatenate([left, gap, right], axis=1)
 
 
 def comparison_legend(matches: Matches) -> Legend:

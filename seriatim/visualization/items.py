@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -167,3 +167,23 @@ def _masks(masks: Any, count: int) -> Iterable[tuple[list[np.ndarray], np.ndarra
             for polygons in masks.polygons
         ]
     return [([], mask.astype(bool, copy=False)) for mask in _numpy(masks)]
+
+
+def scaled(item: Item, scale: float) -> Item:
+    """`item` in an image of `scale` times the size; a mask is resampled to the nearest pixel."""
+    if scale == 1:
+        return item
+    mask = item.mask
+    if mask is not None:
+        rows, columns = (
+            (np.arange(max(1, round(n * scale))) / scale).astype(int).clip(0, n - 1)
+            for n in mask.shape
+        )
+        mask = mask[np.ix_(rows, columns)]
+    box, keypoints = item.box, item.keypoints
+    if box is not None:
+        box = box * ([scale] * 4 + [1] * (len(box) - 4))
+    if keypoints is not None:
+        keypoints = keypoints * (scale, scale, 1)
+    polygons = [polygon * scale for polygon in item.polygons]
+    return replace(item, box=box, polygons=polygons, mask=mask, keypoints=keypoints)

@@ -196,7 +196,9 @@ def _runs(item: Item, size: tuple[int, int] | None) -> dict:
     return rle.merge(rle.frPyObjects(polygons, *size))
 
 
-def best_threshold(images: Sequence[tuple[Sequence[Item], Sequence[Item]]]) -> float:
+def best_threshold(
+    images: Sequence[tuple[Sequence[Item], Sequence[Item]]], iou: float = 0.5
+) -> float:
     """The score from which on detections are worth showing: where F1 over all images is largest.
 
     `images` holds (truth, found) of each. Matching is greedy by score, so the detections above any
@@ -204,7 +206,7 @@ def best_threshold(images: Sequence[tuple[Sequence[Item], Sequence[Item]]]) -> f
     """
     scores, hits, objects = [], [], 0
     for truth, found in images:
-        matches = match_items(truth, found)
+        matches = match_items(truth, found, iou)
         objects += sum(not item.crowd for item in truth)
         for item, outcome in zip(found, matches.found, strict=True):
             if outcome is not Outcome.IGNORED:

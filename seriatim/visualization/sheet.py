@@ -87,6 +87,7 @@ class ContactSheet:
         self._gap = 12
         self._row: list[Picture] = []
         self._rows: list[np.ndarray] = []
+        self._largest = 1.6 * row_height  # px, of a row that is not full
         self.written: list[Path] = []
 
     def add(self, picture: Picture) -> None:
@@ -109,7 +110,8 @@ class ContactSheet:
 
     def _draw_row(self) -> None:
         # The last row may have few pictures, which need not fill the page.
-        height = min(self._height_of_row(), 1.5 * self._row_height)
+        height = min(self._height_of_row(), self._largest)
+        self._largest = height
         cells = [picture.captioned(height / picture.height) for picture in self._row]
         row = np.full(
             (max(c.shape[0] for c in cells) + self._gap, self._width, 3), _GROUND, np.uint8

@@ -10,6 +10,7 @@ from torch import nn
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
+from seriatim.data.augmentations import build_augmentations
 from seriatim.evaluation.tiled import TiledModel, merge_tiles, wrap_tiled
 
 
@@ -159,6 +160,28 @@ def test_a_small_image_goes_through_unchanged_and_large_ones_in_batches():
     assert model.calls == [1]
     tiled([{"image": coordinates(100, 300)}])
     assert model.calls[1:] == [3, 2]
+
+
+def test_a_tile_is_resized_as_an_image_of_its_own():
+    class Sizes(nn.Module):
+        seen = []
+
+        def forward(self, inputs):
+            self.seen += [(tuple(i["image"].shape), i["height"], i["width"]) for i in inputs]
+            empty = Instances((1, 1), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+            empty.pred_classes = torch.zeros(0, dtype=torch.long)
+            return [{"instances": empty} for _ in inputs]
+
+    cfg = get_cfg()
+    cfg.SERIATIM.EVAL.TILE, cfg.INPUT.MIN_SIZE_TEST = 100, 150
+    tiled = wrap_tiled(cfg, Sizes().eval())
+    image = torch.zeros(3, 100, 220, dtype=torch.uint8)
+    (result,) = tiled([{"image": image}])
+    assert len(Sizes.seen) == 3 and set(Sizes.seen) == {((3, 150, 150), 100, 100)}
+    assert result["instances"].image_size == (100, 220)
+    tiled([{"image": image[:, :50, :100]}])
+    assert Sizes.seen[-1] == ((3, 150, 300), 50, 100)
+    assert build_augmentations(cfg, is_train=False) == []
 
 
 def test_only_the_best_are_kept():

@@ -8,11 +8,11 @@ import pytest
 
 from seriatim.visualization import palette
 from seriatim.visualization.draw import (
-    count_categories,
     draw_instances,
     draw_panoptic,
     draw_predictions,
     draw_semantic,
+    legend,
 )
 from seriatim.visualization.image import to_rgb8
 from seriatim.visualization.items import Item, to_items
@@ -172,9 +172,9 @@ def test_semantic_and_panoptic_maps_are_named_and_ignored_pixels_kept():
     assert changed(GREY, picture)[:198].all() and not changed(GREY, picture)[210:].any()
 
 
-def test_crowds_are_not_counted():
+def test_crowds_are_counted_apart():
     items = [Item(category=1), Item(category=1, crowd=True), Item(category=0)]
-    assert [(n, k) for n, _, k in count_categories(items, TWO)] == [("cat", 1), ("dog", 1)]
+    assert [word for word, _ in legend(items, TWO)] == ["cat ×1", "dog ×1", "crowd ×1"]
 
 
 def test_colours_are_stable_and_apart():

@@ -1,0 +1,1 @@
+"""The commands of visualize.py, one a module."""
