@@ -30,6 +30,7 @@ Sizes of objects are square roots of their boxes' areas; small, medium and large
 """
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS = 40
 SMALL, LARGE = 32**2, 96**2  # px², COCO's limits
 
 
@@ -210,7 +211,10 @@ def _plot_histogram(
     if not len(everything):
         return
     low, high = everything.min(), everything.max()
-    edges = np.geomspace(low, high * 1.001, 40) if log else np.linspace(low, high + 1, 40)
+    if log:
+        edges = np.geomspace(low, high * 1.001, _BINS)
+    else:  # whole numbers: bins of whole numbers, or some would hold more of them than others
+        edges = np.arange(low, high + 2, math.ceil((high - low + 1) / _BINS))
     for some, name in zip(values, names, strict=True):
         if len(some):
             share = np.full(len(some), 1 / len(some))
@@ -218,6 +222,8 @@ def _plot_histogram(
     axes.set_ylabel("share")
     if log:
         axes.set_xscale("log")
+        for formatting in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatting("{x:g}")
     axes.legend()
 
 
