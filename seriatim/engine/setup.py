@@ -28,6 +28,7 @@ from seriatim.engine.logs import setup_logging
 from seriatim.engine.optimizer import OPTIMIZERS, scale_learning_rate
 from seriatim.engine.state import seed_everything
 from seriatim.hardware import choose_device, choose_memory_format, choose_precision
+from seriatim.modeling.backbone.timm_backbone import resolve_pixel_statistics
 
 logger = logging.getLogger(__name__)
 SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
@@ -176,13 +177,22 @@ def prepare_output(cfg: CfgNode, resume: bool, overwrite: bool) -> None:
     """
     folder = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        if not resume:
-            _clear(folder, overwrite)
-        _check_writable(folder)
+        claim_folder(folder, resume, overwrite)
         write_text(folder / "config.yaml", cfg.dump())
     comm.synchronize()
     setup_logging(folder, comm.get_rank())
     logger.debug(f"Config:\n{cfg.dump()}")
+
+
+def claim_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Make sure that `folder` can be written and, unless `resume`, holds nothing of another run.
+
+    Raises:
+        InputError: it holds another run and `overwrite` was not asked for, or it cannot be written.
+    """
+    if not resume:
+        _clear(folder, overwrite)
+    _check_writable(folder)
 
 
 def _clear(folder: Path, overwrite: bool) -> None:
