@@ -91,6 +91,25 @@ class RandomRot90(T.Augmentation):
         return Rot90Transform(*image.shape[:2], quarters=np.random.randint(1, 4))
 
 
+class RandomVFlip(T.Augmentation):
+    """With probability `prob`, turn upside down."""
+
+    def __init__(self, prob: float) -> None:
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        do = self._rand_range() < self.prob
+        return VFlipTransform(image.shape[0]) if do else T.NoOpTransform()
+
+
+class VFlipTransform(T.VFlipTransform):
+    """fvcore's, without its way through torch, which warns about images that are read-only."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return np.flip(img, axis=0)
+
+
 class Rot90Transform(T.Transform):
     """Turn an image of `h` × `w` px by `quarters` × 90° counter-clockwise, without resampling."""
 
@@ -208,7 +227,7 @@ class Recipe:
         if self.hflip > 0:
             steps.append(T.RandomFlip(self.hflip))
         if self.vflip > 0:
-            steps.append(T.RandomFlip(self.vflip, horizontal=False, vertical=True))
+            steps.append(RandomVFlip(self.vflip))
         if any(self.colour):
             steps.append(RandomColour(*self.colour, self.image_format))
         return steps

@@ -282,7 +282,8 @@ def _load_instances(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
                 continue
             item = {
                 "id": annotation.id,
-                "bbox": list(box),
+                # Detectron2's transforms would truncate a box of integers to integers.
+                "bbox": [float(value) for value in box],
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "category_id": index[annotation.category],
                 "iscrowd": int(annotation.iscrowd),
