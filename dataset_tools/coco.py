@@ -177,10 +177,7 @@ class CocoWriter:
             annotation_id = self._id(annotation.id, self._num_annotations, where)
             number = self._numbers.setdefault(annotation.category, len(self._numbers))
             self._per_category[annotation.category] += 1
-            try:
-                entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
-            except OverflowError as error:
-                raise InputError(f"{where}: a number is too large. Mend this record.") from error
+            entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
             # The category's id is not known yet: its number stands before the entry until `write`.
             self._annotations.write(f"{number} {entry}\n")
 
@@ -478,7 +475,8 @@ def _attributes(rest: dict, drop: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # Whole numbers in JSON have no limit, but beyond this one a float would lose them.
+    return isinstance(value, float) or (type(value) is int and abs(value) <= 2**53)
 
 
 def _integer(entry: dict, key: str) -> int:

@@ -217,8 +217,7 @@ def _choose(name: str, path: Path) -> tuple[Format, str]:
     if not found:
         raise InputError(
             f"{path} is of no format that is known from its content. Name the format if it is one "
-            f"of "
-            "those that `python -m dataset_tools formats` lists."
+            "of those that `python -m dataset_tools formats` lists."
         )
     candidates = "\n".join(f"  {format_.name:<8} {evidence.text}" for format_, evidence in found)
     raise InputError(

@@ -82,21 +82,24 @@ def _has_late_metadata(file: IO[bytes]) -> bool:
 
 
 def walk_files(folder: str | Path) -> Iterator[str]:
-    """POSIX paths, relative to `folder`, of all files in it, sorted; hidden ones left out.
+    """POSIX paths, relative to `folder`, of all regular files in it, sorted; hidden ones left out.
 
     Symbolic links to folders are followed, each real folder once, so that loops end.
     """
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        place = os.path.join(folder, prefix)
         real = os.path.realpath(place)
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = os.path.relpath(place, folder).replace(os.sep, "/")
-        prefix = "" if prefix == "." else prefix + "/"
-        yield from (prefix + name for name in sorted(files) if not name.startswith("."))
+        with os.scandir(place) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = sorted(entry.name for entry in visible if entry.is_dir())
+        yield from sorted(prefix + entry.name for entry in visible if entry.is_file())
+        waiting += [f"{prefix}{name}/" for name in reversed(folders)]
 
 
 class ImageIndex:

@@ -156,9 +156,9 @@ class Glimpse:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if not entry.is_dir():
+                if entry.is_file():
                     self.files.append(prefix + entry.name)
-                elif depth < self.DEEPEST:
+                elif entry.is_dir() and depth < self.DEEPEST:
                     self.folders.append(prefix + entry.name)
                     queue.append((prefix + entry.name + "/", depth + 1))
 

@@ -238,7 +238,7 @@ def _files_by_split(folder: Path) -> list[Path]:
         if len(names) > 1:
             raise InputError(
                 f"{folder}: {' and '.join(names)} are both of split {split}. Convert one of them, "
-                f"by its path."
+                "by its path."
             )
     order = {"train": 0, "val": 1, "test": 2}
     return [folder / splits[name][0] for name in sorted(splits, key=lambda n: (order.get(n, 3), n))]

@@ -169,8 +169,7 @@ class _Table:
         if form is None or not set(FORMS[form]) <= set(renamed):
             raise InputError(
                 f"{self.file}: found no columns of a box among {', '.join(self.names)}. Name them "
-                f"by "
-                "--columns; a box is x1,y1,x2,y2 or x,y,w,h or cx,cy,w,h, or one column bbox."
+                "by --columns; a box is x1,y1,x2,y2 or x,y,w,h or cx,cy,w,h, or one column bbox."
             )
         self.names = renamed
         return form
@@ -235,7 +234,7 @@ class _Table:
             pass
         raise InputError(
             f"{place}: {text!r} is not a number. Mend the row, or check --delimiter, --decimal "
-            f"and --columns."
+            "and --columns."
         )
 
 
@@ -377,8 +376,7 @@ def _as_form(names: list[str], form: str) -> list[str]:
     if form == "xyxy":
         return names
     across, down, *_ = FORMS[form]
-    first = {"xywh": ("x1", "y1"), "cxcywh": ("x", "y")}[form]
-    other = {first[0]: across, first[1]: down}
+    other = {"x1": across, "y1": down, "x": across, "y": down}
     # An image's width and height, or a box's? The latter if the box has no other size.
     size = ("x2", "y2") if {"x2", "y2"} <= set(names) else ("width", "height")
     if not {"w", "h"} <= set(names):

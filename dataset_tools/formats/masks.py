@@ -71,7 +71,7 @@ def plan(
     if not items or not any(item.masks for item in items):
         raise InputError(
             f"{path}: found no ID/images/ID.png with ID/masks/*.png, nor images/ID.png with "
-            f"masks/ID/*.png."
+            "masks/ID/*.png."
         )
     return Plan(
         image_root=root,

@@ -81,7 +81,7 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     for name in names[:5]:
         head = glimpse.head(name)
         if re.search(r"<(\w+:)?annotation[\s>]", head) and re.search(
-            r"<(\w+:)?(bndbox|size)[\s>]", head
+            r"<(\w+:)?(bndbox|size)[\s/>]", head
         ):
             return Evidence(
                 f"{name} is XML with an <annotation> as VOC has it ({len(names)} XML files)"

@@ -69,8 +69,7 @@ def plan(
     if not items:
         raise InputError(
             f"{path}: there are no images in {root}. Labels as shares of the image need the "
-            f"images: "
-            "give their folder by --images."
+            "images: give their folder by --images."
         )
     class_names, where = _class_names(base, yaml_file, content, names)
     finder = _LabelFinder(root, Path(labels) if labels else None, base)
@@ -244,7 +243,7 @@ def _files_of_yaml(
             if not files:
                 raise InputError(
                     f"{yaml_file}: {split}: {entry} gives no images (looked in {root}). Mend "
-                    f"`path` "
+                    "`path` "
                     f"or `{split}`, or give the folder by --images."
                 )
             for file in files:

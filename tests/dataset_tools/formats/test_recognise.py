@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+
+from dataset_tools.errors import InputError
+from dataset_tools.formats import NAMES, Glimpse, all_formats, get_format, recognise
+from dataset_tools.formats.base import CARRIED
+from tests.dataset_tools.makers import mask_picture, picture, text
+
+VOC = "<annotation><filename>a.jpg</filename><size/><object><bndbox/></object></annotation>"
+COCO = json.dumps(
+    {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+)
+YOLO = "0 0.5 0.5 0.1 0.1\n"
+CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
+
+
+def files(folder, contents):
+    for name, content in contents.items():
+        if name.endswith((".jpg", ".png")):
+            picture(folder / name)
+        else:
+            text(folder / name, content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("voc", {"Annotations/a.xml": VOC, "JPEGImages/a.jpg": ""}),
+        ("voc", {"a.xml": b"\xef\xbb\xbf" + VOC.encode(), "a.jpg": ""}),
+        ("voc", {"a.xml": VOC.encode("utf-16")}),
+        ("voc", {"a.xml": VOC.replace("<", "<v:").replace("<v:/", "</v:")}),
+        ("coco", {"annotations/instances_train2017.json": COCO, "train2017/a.jpg": ""}),
+        ("coco", {"labels.json": b"\xef\xbb\xbf" + COCO.encode(), "package.json": '{"name": "x"}'}),
+        ("yolo", {"images/a.jpg": "", "labels/a.txt": YOLO}),
+        ("yolo", {"a.jpg": "", "a.txt": YOLO, "classes.txt": "cat", "b.txt": "", "b.jpg": ""}),
+        ("yolo", {"data.yaml": "train: images\nnames: [a]"}),
+        ("csv", {"labels.csv": CSV, "a.jpg": ""}),
+        ("csv", {"labels.csv": CSV.encode("utf-16")}),
+        ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),
+        ("csv", {"train.csv": CSV.replace(",", ";"), "notes.csv": "day,rain\n1,2\n"}),
+        ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
+        ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
+    ],
+)
+def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):
+    found = recognise(files(tmp_path / "labels", contents))
+    assert [format_.name for format_, _ in found] == [name]
+    assert found[0][1].text
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {},
+        {"a.jpg": "", "b.png": ""},
+        {"a.xml": "<html><body/></html>", "a.jpg": ""},
+        {"a.json": '{"images": "all"}', "b.json": "[1, 2]", "c.json": "{"},
+        {"a.txt": "A cat.", "a.jpg": ""},
+        {"a.csv": "day,rain\nMonday,2\n"},
+        {"config.yaml": "names: [a]\n"},
+    ],
+)
+def test_other_files_are_of_no_format(tmp_path, contents):
+    (tmp_path / "labels").mkdir()
+    assert recognise(files(tmp_path / "labels", contents)) == []
+
+
+def test_certain_evidence_outweighs_the_rest_and_two_certain_ones_are_both_named(tmp_path):
+    contents = {"a.xml": VOC, "a.jpg": "", "boxes.csv": "a.jpg,1,2,3,4,cat"}
+    assert [f.name for f, _ in recognise(files(tmp_path, contents))] == ["voc"]
+    text(tmp_path / "labels.json", COCO)
+    assert [f.name for f, _ in recognise(tmp_path)] == ["coco", "voc"]
+
+
+def test_a_look_at_many_files_ends_after_some_the_nearest_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(Glimpse, "MOST_FILES", 200)
+    for name in range(20):
+        (tmp_path / f"labels/{name:03}").mkdir(parents=True)
+        for file in range(30):
+            (tmp_path / f"labels/{name:03}/{file}.txt").touch()
+    mask_picture(tmp_path / "images/a.png", np.ones((2, 2)))
+    text(tmp_path / "images/a.txt", YOLO)
+    assert 200 <= len(Glimpse(tmp_path).files) < 260
+    assert [format_.name for format_, _ in recognise(tmp_path)] == ["yolo"]
+
+
+def test_every_format_says_what_it_is():
+    assert [format_.name for format_ in all_formats()] == list(NAMES)
+    for format_ in all_formats():
+        assert format_.title and format_.layout and format_.conventions
+        assert set(format_.carries) <= set(CARRIED)
+        assert len({option.name for option in format_.options}) == len(format_.options)
+
+
+def test_an_unknown_name_gets_a_hint():
+    with pytest.raises(InputError, match="Did you mean 'yolo'"):
+        get_format("yolov8")
+    with pytest.raises(InputError, match="There are: auto, coco, voc"):
+        get_format("xyz")
