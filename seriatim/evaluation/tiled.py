@@ -45,9 +45,9 @@ def wrap_tiled(cfg: CfgNode, model: nn.Module) -> nn.Module:
 class TiledModel(nn.Module):
     """A detector that looks at large images through overlapping tiles; inference only.
 
-    A tile is treated as an image of its own; an image no larger than a tile is one. Input and output
-    are those of Detectron2's meta-architectures: a list of dicts with "image" ((C, H, W) tensor) and
-    optionally the "height" and "width" of the output, and a list of {"instances"}.
+    A tile is treated as an image of its own; an image no larger than a tile is one. Input and
+    output are those of Detectron2's meta-architectures: a list of dicts with "image" (C, H, W) and
+    optionally "height" and "width" of the output, and a list of {"instances"}.
     """
 
     def __init__(

@@ -98,8 +98,8 @@ def describe_sources(sources: list[Any]) -> list[str]:
         return describe_transforms(sources[0].transforms) or ["unchanged"]
     words = []
     for source in sources:
-        steps = ", ".join(describe_transforms(source.transforms)) or "unchanged"
-        words.append(f"{Path(source.file_name).name}: {steps}")
+        first, *others = describe_transforms(source.transforms) or ["unchanged"]
+        words += [f"{Path(source.file_name).name}: {first}", *others]
     return words
 
 
