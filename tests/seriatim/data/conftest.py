@@ -41,6 +41,7 @@ def config(entry):
         cfg.DATALOADER.NUM_WORKERS = 0
         cfg.SOLVER.IMS_PER_BATCH = 4
         cfg.SEED = 7
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (96,), 96
         catalog.register_datasets(cfg)
         return cfg
 
