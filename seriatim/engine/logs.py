@@ -57,12 +57,19 @@ def setup_logging(output_dir: str | Path | None, rank: int = 0) -> None:
         file = _LogFileHandler(Path(output_dir) / name, encoding="utf-8")
         file.setFormatter(logging.Formatter(_FORMAT))
         handlers.append(file)
+    close_logging()
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        for old in [h for h in logger.handlers if isinstance(h, _OurHandler)]:
-            logger.removeHandler(old)
-            old.close()
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
         for handler in handlers:
             logger.addHandler(handler)
+
+
+def close_logging() -> None:
+    """Take back what `setup_logging` did to the handlers."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in [h for h in logger.handlers if isinstance(h, _OurHandler)]:
+            logger.removeHandler(handler)
+            handler.close()

@@ -23,6 +23,7 @@ from seriatim.data.catalog import register_datasets
 from seriatim.data.checks import check_data
 from seriatim.data.classes import resolve_num_classes
 from seriatim.data.loader import training_records
+from seriatim.engine.checkpointer import remove_leftovers
 from seriatim.engine.hooks.metric import MODES
 from seriatim.engine.logs import setup_logging
 from seriatim.engine.optimizer import OPTIMIZERS, scale_learning_rate
@@ -193,6 +194,7 @@ def claim_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if not resume:
         _clear(folder, overwrite)
     _check_writable(folder)
+    remove_leftovers(folder)
 
 
 def _clear(folder: Path, overwrite: bool) -> None:

@@ -250,6 +250,8 @@ class Trainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """Writers of metrics.json and TensorBoard."""
         folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        hooks.drop_later_metrics(folder / "metrics.json", self.start_iter)
         return [
             JSONWriter(str(folder / "metrics.json")),
             TensorboardXWriter(str(folder), purge_step=self.start_iter or None),

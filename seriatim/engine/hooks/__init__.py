@@ -10,7 +10,7 @@ from seriatim.engine.hooks.precise_bn import PreciseBatchNorm
 from seriatim.engine.hooks.progress import Progress
 from seriatim.engine.hooks.statistics import Statistics
 from seriatim.engine.hooks.validation_loss import ValidationLoss
-from seriatim.engine.hooks.writers import Writers
+from seriatim.engine.hooks.writers import Writers, drop_later_metrics
 
 __all__ = [
     "BestCheckpoint",
@@ -24,4 +24,5 @@ __all__ = [
     "Statistics",
     "ValidationLoss",
     "Writers",
+    "drop_later_metrics",
 ]

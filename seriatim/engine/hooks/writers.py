@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter
+
+from dataset_tools.files import write_text
 
 
 class Writers(hooks.PeriodicWriter):
@@ -22,3 +26,21 @@ class Writers(hooks.PeriodicWriter):
 
     def before_train(self) -> None:
         self._writers = self._build()
+
+
+def drop_later_metrics(path: Path, start: int) -> None:
+    """Remove the lines of a metrics.json that a run resumed at `start` will write once more."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step(line) < start]
+    if len(kept) < len(lines):
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity where a kill cut the line off."""
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError):
+        return float("inf")
