@@ -308,7 +308,7 @@ def _lines(canvas: np.ndarray, outline: _Outline, color: Any, width: int, grow: 
     cv2.polylines(canvas, [_fixed(points)], True, color, width, cv2.LINE_AA, _SHIFT)
     if outline.top:
         top = [_fixed(points[:2])]
-        cv2.polylines(canvas, top, False, color, 2 * width + 1, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, top, False, color, width + max(1, width // 2), cv2.LINE_AA, _SHIFT)
 
 
 def _frame(canvas: np.ndarray, corners: np.ndarray, color: Any, width: int, grow: int) -> None:
@@ -514,19 +514,20 @@ def draw_semantic(
 ) -> np.ndarray:
     """`image` under a map (H, W) of class numbers, each region outlined and named.
 
-    Numbers equal to `metadata.ignore_label` stay as they are; names and colours come from
-    `metadata.stuff_classes` and `stuff_colors`.
+    Numbers equal to `metadata.ignore_label`, and the class "things", stay as they are; names and
+    colours come from `metadata.stuff_classes` and `stuff_colors`.
     """
     classes = _array(classes)
-    ignore = getattr(metadata, "ignore_label", None)
-    present = [int(c) for c in np.unique(classes) if c != ignore and c >= 0]
     names = list(getattr(metadata, "stuff_classes", None) or ())
-    own = getattr(metadata, "stuff_colors", None) or ()
+    # Where things are told apart as instances, the map has them all in one class of this name.
+    things = names.index("things") if "things" in names else None
+    skipped = {getattr(metadata, "ignore_label", None), things}
     items, styles = [], []
-    for c in present:
-        color = tuple(own[c]) if c < len(own) else palette.color(c)
+    for c in map(int, np.unique(classes)):
+        if c in skipped or c < 0:
+            continue
         items.append(Item(mask=classes == c, category=c))
-        styles.append(Style(color, names[c] if c < len(names) else str(c)))
+        styles.append(Style(_stuff_color(metadata, c), names[c] if c < len(names) else str(c)))
     return draw_items(image, items, styles, metadata, scale=scale)
 
 
@@ -553,8 +554,15 @@ def draw_panoptic(
         if info.get("score") is not None:
             label += f" {100 * float(info['score']):.0f}"
         items.append(Item(mask=segments == info["id"], category=c))
-        styles.append(Style(palette.color(number), label))
+        # Stuff keeps the colour of its class; each thing has one of its own.
+        color = _stuff_color(metadata, c) if kind == "stuff" else palette.color(100 + number)
+        styles.append(Style(color, label))
     return draw_items(image, items, styles, metadata, scale=scale)
+
+
+def _stuff_color(metadata: Any, category: int) -> RGB:
+    own = getattr(metadata, "stuff_colors", None) or ()
+    return tuple(own[category]) if category < len(own) else palette.color(category)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -104,9 +104,9 @@ def open_dataset(args: argparse.Namespace, group: str) -> str:
         if args.config_file:
             raise InputError("Give either --json or --config-file, not both.")
         cfg = get_cfg()
-        images = args.images or _image_root(args.json)
         name = args.json.stem
-        cfg.SERIATIM.DATASETS = [{"NAME": name, "JSON": str(args.json), "IMAGES": str(images)}]
+        images = {"IMAGES": str(args.images)} if args.images else {}
+        cfg.SERIATIM.DATASETS = [{"NAME": name, "JSON": str(args.json), **images}]
         register_datasets(cfg)
         return name
     if not args.config_file:
@@ -114,15 +114,6 @@ def open_dataset(args: argparse.Namespace, group: str) -> str:
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
     return choose_dataset(cfg, args.dataset, group)
-
-
-def _image_root(path: Path) -> Path:
-    """Where the JSON says that its images are (as `dataset_tools` writes it), or its own folder."""
-    from dataset_tools.coco import read_json
-
-    info = read_json(path).get("info")
-    root = info.get("image_root") if isinstance(info, dict) else None
-    return path.parent / root if root else path.parent
 
 
 def choose_dataset(cfg: CfgNode, name: str | None, group: str) -> str:

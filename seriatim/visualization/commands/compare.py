@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="default: MODEL.WEIGHTS, or what training left in OUTPUT_DIR",
+        help="default: MODEL.WEIGHTS, or those in OUTPUT_DIR",
     )
     parser.add_argument(
         "--results",
@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw the N worst (default: 24)",
     )
-    parser.add_argument("--match", default="*", metavar="GLOB", help="only images of such a name")
     common.add_output_options(parser, "output/visualize/compare")
 
 
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             " with --json FILE."
         )
     metadata = MetadataCatalog.get(name)
-    records = _records(name, args.match)
+    records = _records(name)
     images = []
     for record in track(records, len(records), "comparing"):
         images.append(Compared(record, _truth(record), detect(record)))
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _records(name: str, match: str) -> list[dict[str, Any]]:
+def _records(name: str) -> list[dict[str, Any]]:
     from detectron2.data import DatasetCatalog
 
     from dataset_tools.errors import InputError
@@ -117,7 +116,7 @@ def _records(name: str, match: str) -> list[dict[str, Any]]:
     records = DatasetCatalog.get(name)
     if any("annotations" not in record for record in records):
         raise InputError(f"Dataset {name} has no boxes or masks of objects: nothing to compare.")
-    return common.select(records, len(records), match)
+    return records
 
 
 def _truth(record: dict[str, Any]) -> list:
