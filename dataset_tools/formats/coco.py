@@ -36,6 +36,7 @@ from dataset_tools.formats.base import (
 )
 from dataset_tools.images import ImageIndex
 from dataset_tools.notes import Notes
+from dataset_tools.rle import Box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,26 +145,40 @@ def _segments(item: Item, notes: Notes) -> Iterator[Annotation]:
     from dataset_tools.rle import encode_mask
 
     ids = _segment_ids(item)
-    for segment in item.segments or []:
-        place = f"{item.image.source} segment {segment.get('id')}"
-        category = item.names.get(segment.get("category_id"))
-        if category is None:
+    for number, segment in enumerate(item.segments or []):
+        place = f"{item.image.source} segments_info[{number}]"
+        try:
+            segment_id, category_id, box = _segment_fields(segment)
+        except ValueError as fault:
+            notes.drop(f"segment {fault}", place)
+            continue
+        if category_id not in item.names:
             notes.drop("segment whose category_id no category has", place)
             continue
-        mask = ids == segment["id"]
+        mask = ids == segment_id
         if not mask.any():
             notes.drop("segment without a pixel in its PNG", place)
             continue
         ids[mask] = 0
         yield Annotation(
-            category,
-            bbox=read_box(segment.get("bbox")),
+            item.names[category_id],
+            bbox=box,
             segmentation=encode_mask(mask),
             iscrowd=bool(segment.get("iscrowd")),
             source=place,
         )
     for segment_id in np.unique(ids[ids != 0]).tolist():
         notes.drop("segment in a PNG that segments_info does not name", f"{item.png}: {segment_id}")
+
+
+def _segment_fields(segment: Any) -> tuple[int, int, Box | None]:
+    """Id, category id and box of an entry of segments_info; ValueError if it has none."""
+    if not isinstance(segment, dict):
+        raise ValueError("that is not an object in braces")
+    fields = (segment.get("id"), segment.get("category_id"))
+    if not all(type(value) is int for value in fields) or not 0 < fields[0] < 2**24:
+        raise ValueError("without a valid id and category_id")
+    return (*fields, read_box(segment.get("bbox")))
 
 
 def _segment_ids(item: Item) -> np.ndarray:
@@ -193,9 +208,9 @@ def _panoptic_items(
     file: Path, content: dict, dataset: Dataset, folder: Path, near: str, notes: Notes
 ) -> Iterator[Item]:
     names = {category.id: category.name for category in dataset.categories}
-    entries = {entry.get("image_id"): entry for entry in content["annotations"]}
+    entries = {str(entry.get("image_id")): entry for entry in content["annotations"]}
     for image in dataset.images:
-        entry = entries.pop(image.id, None)
+        entry = entries.pop(str(image.id), None)
         if entry is None:
             yield Item(image, near)
             continue
