@@ -296,10 +296,12 @@ def _torch_load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only" not in str(error):
-            raise _cut_off(path, error) from None
-        culprit = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
-        raise _unsafe(path, culprit.strip()) from None
+        lines = [line.strip() for line in str(error).splitlines()]
+        culprit = next((line for line in lines if "GLOBAL" in line), None)
+        if culprit is not None:
+            raise _unsafe(path, culprit) from None
+        fault = next((line for line in lines if line.startswith("Unsupported")), lines[0])
+        raise _cut_off(path, ValueError(fault)) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _cut_off(path, error) from None
 
@@ -315,7 +317,7 @@ def _cut_off(path: Path, error: Exception) -> InputError:
 
 def _unsafe(path: Path, culprit: str) -> InputError:
     return InputError(
-        f"{path} holds more than tensors and plain values ({culprit or 'Python objects'}); loading"
+        f"{path} holds more than tensors and plain values ({culprit}); loading"
         f" such"
         " objects can run any code, so it is refused. If you trust its origin, load it yourself in"
         " Python,"
@@ -346,17 +348,28 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
+def _empty_bytes(*arguments: Any) -> bytes:
+    """How Python 3 pickles an empty bytes under protocol 2."""
+    if arguments:
+        raise _UnsafePickleError("bytes with arguments")
+    return b""
+
+
 def _array_globals() -> dict[tuple[str, str], Any]:
     """The functions that a pickled array names, taken from what pickling one names."""
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float32(0).__reduce__()[0]
+    frombuffer = np.empty(1).__reduce_ex__(5)[0]
     return {
         ("numpy.core.multiarray", "_reconstruct"): reconstruct,
         ("numpy.core.multiarray", "scalar"): scalar,
+        ("numpy.core.numeric", "_frombuffer"): frombuffer,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): _encode_latin1,
+        ("__builtin__", "bytes"): _empty_bytes,
+        ("builtins", "bytes"): _empty_bytes,
     }
 
 

@@ -88,7 +88,6 @@ _READERS = {
     "MODEL.RETINANET": {"RetinaNet"},
     "MODEL.ROI_HEADS": {"GeneralizedRCNN", "PanopticFPN"},
     "MODEL.SEM_SEG_HEAD": {"SemanticSegmentor", "PanopticFPN"},
-    "MODEL.RESNETS": set(),  # classes of ImageNet, where a ResNet classifies
 }
 
 
