@@ -95,16 +95,15 @@ def twin_groups(thumbnails: np.ndarray) -> list[list[int]]:
         return []
     pictures = thumbnails.reshape(count, -1).astype(np.float32)
     pictures -= pictures.mean(axis=1, keepdims=True)
-    deviation = pictures.std(axis=1)
-    shows_something = deviation >= FLATTEST
-    pictures /= np.maximum(deviation, FLATTEST)[:, None] * np.sqrt(pictures.shape[1])
+    # A picture that is too even to show anything comes out too short to correlate with any other.
+    deviation = np.maximum(pictures.std(axis=1, keepdims=True), FLATTEST)
+    pictures /= deviation * np.sqrt(pictures.shape[1])
     mirrored = pictures.reshape(thumbnails.shape)[:, :, ::-1].reshape(count, -1)
     twins = [np.empty((0, 2), np.int64)]
     for pairs in near_pairs(np.concatenate(perceptual_hashes(thumbnails))):
         first, second = pairs.T
         # A pair of two mirrored pictures, or a picture and its own mirror image, says nothing new.
         pairs = pairs[(first < count) & (first != second - count)]
-        pairs = pairs[shows_something[pairs % count].all(axis=1)]
         if not len(pairs):
             continue
         first, second = pairs.T

@@ -81,7 +81,7 @@ def plant_box_outside_image(content):
 
 
 def plant_box_beyond_image(content):
-    solid(bare(content))["bbox"] = [128, 20, 31, 20]
+    solid(bare(content))["bbox"] = [-40, -30, 31, 20]
 
 
 def plant_duplicate_annotation(content):

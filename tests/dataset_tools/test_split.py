@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_tools.cli import main
@@ -29,6 +29,7 @@ def names_in(splits):
     return {split: [image.file_name for image in images] for split, images in splits.items()}
 
 
+@settings(deadline=None)
 @given(st.sets(NAMES, min_size=1), st.sets(NAMES), st.integers(0, 99))
 def test_new_images_never_move_others(old, new, seed):
     before = split_dataset(dataset_of({name: "a" for name in old}), SHARES, seed)
@@ -84,6 +85,7 @@ def test_stratified_shares_hold_in_every_category():
     assert everything == sorted(content)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, st.sets(st.sampled_from("abcde")), max_size=25), st.integers(0, 9))
 def test_stratification_loses_no_image_and_ignores_the_order(content, seed):
     splits = names_in(split_dataset(dataset_of(content), SHARES, seed, stratify=True))

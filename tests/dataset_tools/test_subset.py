@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_tools.cli import main
@@ -71,6 +71,7 @@ def test_cover_goes_on_when_all_is_shown():
     assert len(cover_categories(images, 100)[0]) == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from("abcdef")), min_size=1, max_size=7), st.integers(1, 4))
 def test_cover_is_within_the_bound_of_the_best(contents, count):
     images = [image(str(index), content) for index, content in enumerate(contents)]

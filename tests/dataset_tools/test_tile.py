@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
@@ -24,6 +24,7 @@ OVERLAPS = st.floats(0, 0.8)
 # ---- where the tiles lie ----
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, TILES, OVERLAPS)
 def test_tiles_cover_the_image_and_stay_inside(width, height, size, overlap):
     covered = np.zeros((height, width), bool)
@@ -34,6 +35,7 @@ def test_tiles_cover_the_image_and_stay_inside(width, height, size, overlap):
     assert covered.all()
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, TILES, OVERLAPS, st.data())
 def test_a_box_no_larger_than_the_overlap_is_whole_in_some_tile(width, height, size, overlap, data):
     longest = size * overlap
@@ -50,6 +52,7 @@ def test_a_box_no_larger_than_the_overlap_is_whole_in_some_tile(width, height, s
     )
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, TILES, OVERLAPS, st.data())
 def test_no_part_of_a_box_is_lost(width, height, size, overlap, data):
     def interval(length):
@@ -108,6 +111,7 @@ def star(centre, radius, count):
     return points.reshape(-1).tolist()
 
 
+@settings(deadline=None)
 @given(st.floats(0, 80), st.floats(0, 80), st.floats(2, 60), st.integers(3, 9))
 def test_polygons_are_cut_as_geometry_says(x, y, radius, count):
     polygon = star((x, y), radius, count)
@@ -127,6 +131,7 @@ def test_polygons_are_cut_as_geometry_says(x, y, radius, count):
         assert clip_annotation(Annotation("a", None, [polygon]), TILE, share + 0.001) is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_masks_are_cut_as_arrays_are(seed):
     rng = np.random.default_rng(seed)
