@@ -124,7 +124,10 @@ class CocoEvaluator(DatasetEvaluator):
             return mine
         comm.synchronize()
         parts = comm.gather(mine, dst=0) or [mine]
-        detections = list(itertools.chain.from_iterable(p[0] for p in parts))
+        # Of equal scores the order decides: it must not depend on the number of processes.
+        detections = sorted(
+            itertools.chain.from_iterable(p[0] for p in parts), key=lambda d: d["image_id"]
+        )
         return detections, set().union(*(p[1] for p in parts)), sum(p[2] for p in parts)
 
 

@@ -103,12 +103,16 @@ def _draw_panel(
     axes: Any, title: str, names: Any, runs: Mapping[str, Mapping[str, Series]]
 ) -> None:
     single = len(runs) == 1
-    colors = iter(range(1000))
-    for run, metrics in runs.items():
-        for name in names(metrics):
-            label = name if single else run if len(names(metrics)) == 1 else f"{run}: {name}"
-            color = tuple(c / 255 for c in _on_white(palette.color(next(colors))))
-            _draw_series(axes, metrics[name], label, color, title)
+    for number, (run, metrics) in enumerate(runs.items()):
+        chosen = names(metrics)
+        if title == "loss" and not single:  # the parts of several runs would be a thicket
+            chosen = [name for name in chosen if "total" in name] or chosen[:1]
+        for k, name in enumerate(chosen):
+            # One run: a colour for each metric. Several: a colour for each run, dashes for metrics.
+            color = tuple(c / 255 for c in _on_white(palette.color(k if single else number)))
+            label = name if single else run if len(chosen) == 1 else f"{run}: {name}"
+            dashes = "-" if single else ("-", "--", ":", "-.")[k % 4]
+            _draw_series(axes, metrics[name], title, label=label, color=color, linestyle=dashes)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("step")
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -121,11 +125,11 @@ def _draw_panel(
     axes.legend(fontsize=8, frameon=False)
 
 
-def _draw_series(axes: Any, series: Series, label: str, color: Any, title: str) -> None:
+def _draw_series(axes: Any, series: Series, title: str, **style: Any) -> None:
     steps, values = np.array(series.steps), np.array(series.values)
     if title != "loss" or len(steps) < 20:
         marker = "o" if title.startswith("accuracy") else None
-        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=3.5)
+        axes.plot(steps, values, marker=marker, markersize=3.5, **style)
         if marker and np.isfinite(values).any():
             best = int(np.nanargmax(values))
             axes.annotate(
@@ -135,11 +139,11 @@ def _draw_series(axes: Any, series: Series, label: str, color: Any, title: str) 
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
-                color=color,
+                color=style["color"],
             )
         return
-    axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
-    axes.plot(steps, smooth(values), color=color, label=label, linewidth=1.6)
+    axes.plot(steps, values, color=style["color"], alpha=0.22, linewidth=0.8)
+    axes.plot(steps, smooth(values), linewidth=1.6, **style)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -138,3 +138,22 @@ def test_keypoints_go_back_to_pixel_indices_and_the_instances_stay():
     assert result["bbox"] == [1, 2, 4, 6] and result["category_id"] == 42
     assert result["keypoints"] == pytest.approx([3, 4, 0.9])
     assert np.allclose(instances.pred_keypoints, [[[3.5, 4.5, 0.9]]])
+
+
+def test_the_detections_of_all_processes_are_gathered(scene, monkeypatch):
+    name, inputs, outputs = scene
+    alone = CocoEvaluator(name)
+    alone.process(inputs, outputs)
+    expected = alone.evaluate()
+    halves = [CocoEvaluator(name), CocoEvaluator(name)]
+    for start, evaluator in enumerate(halves):
+        evaluator.process(inputs[start::2], outputs[start::2])
+    other = halves[1]
+    monkeypatch.setattr(
+        "seriatim.evaluation.coco.comm.gather",
+        lambda mine, dst: [mine, (other._detections, other._seen_tasks, other._not_finite)],
+    )
+    assert halves[0].evaluate()["bbox"] == pytest.approx(expected["bbox"], nan_ok=True)
+    assert len(halves[0]._gathered()[0]) == sum(len(o["instances"]) for o in outputs)
+    monkeypatch.setattr("seriatim.evaluation.coco.comm.is_main_process", lambda: False)
+    assert halves[0].evaluate() == {}
