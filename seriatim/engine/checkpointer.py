@@ -72,5 +72,17 @@ class _EvaluationCheckpointer(SafeCheckpointer):
 
 
 def load_evaluated_weights(model: nn.Module, path: str | Path) -> None:
-    """Load what evaluation uses from a checkpoint: the moving average where it has one."""
-    _EvaluationCheckpointer(model).load(str(path), checkpointables=[])
+    """Load what evaluation uses from a checkpoint: the moving average where it has one.
+
+    Raises:
+        InputError: the checkpoint does not have all weights of the model.
+    """
+    checkpointer = _EvaluationCheckpointer(model)
+    checkpointer.load(str(path), checkpointables=[])
+    report = checkpointer.report
+    if report.reshaped or report.initial:
+        table = "\n".join(f"  {line}" for line in report.table().splitlines())
+        raise InputError(
+            f"{path} cannot be evaluated: parts of the model would stay as they were initialised."
+            f" Use the config that it was trained with.\n{table}"
+        )

@@ -54,6 +54,8 @@ def main(args: argparse.Namespace) -> int:
     seed_everything(cfg.train.seed + comm.get_rank() if cfg.train.seed >= 0 else torch.seed())
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
+        if not cfg.train.init_checkpoint:
+            raise InputError("There are no weights to evaluate: train.init_checkpoint is empty.")
         load_evaluated_weights(model, cfg.train.init_checkpoint)
         evaluate(cfg, model)
         return 0

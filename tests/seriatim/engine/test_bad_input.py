@@ -150,3 +150,11 @@ def test_a_diverging_loss_names_the_images(tmp_path, capsys):
     config = write_config(tmp_path, SOLVER__BASE_LR=1e30, SOLVER__WARMUP_ITERS=0)
     message = complain(capsys, config)
     assert "not finite" in message and "images/" in message
+
+
+def test_weights_that_leave_parts_of_the_model_random_are_not_evaluated(tmp_path, capsys):
+    config = write_config(tmp_path, SOLVER__MAX_ITER=1, TEST__EVAL_PERIOD=0)
+    assert run(lambda: start(parse_arguments(["--config-file", str(config)]))) == 0
+    capsys.readouterr()
+    message = complain(capsys, config, "--eval-only", "MODEL.FPN.OUT_CHANNELS", "8")
+    assert "cannot be evaluated" in message and "fpn" in message
