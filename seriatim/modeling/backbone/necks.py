@@ -55,12 +55,14 @@ def _build_neck(neck: type[FPN], cfg, input_shape: ShapeSpec) -> FPN:
     in_features = list(cfg.MODEL.FPN.IN_FEATURES)
     if not in_features:
         raise InputError(
-            "MODEL.FPN.IN_FEATURES is empty: name the levels of the backbone that the neck takes, such as "
-            f'["res3", "res4", "res5"] ({cfg.MODEL.TIMM.NAME} has {", ".join(bottom_up.output_shape())}).'
+            "MODEL.FPN.IN_FEATURES is empty: name the levels of the backbone that the neck takes, "
+            f'such as ["res3", "res4", "res5"] ({cfg.MODEL.TIMM.NAME} has '
+            f"{', '.join(bottom_up.output_shape())})."
         )
     if cfg.MODEL.FPN.TOP_BLOCK and neck is PAN:
         raise InputError(
-            "MODEL.FPN.TOP_BLOCK goes with build_timm_fpn_backbone: PAN has no levels above its own."
+            "MODEL.FPN.TOP_BLOCK goes with build_timm_fpn_backbone: PAN has no levels above its "
+            "own."
         )
     last = "p" + in_features[-1].removeprefix("res")
     top_blocks = {
@@ -75,7 +77,8 @@ def _build_neck(neck: type[FPN], cfg, input_shape: ShapeSpec) -> FPN:
         )
     if cfg.MODEL.FPN.TOP_BLOCK and last != "p5":
         raise InputError(
-            f"MODEL.FPN.TOP_BLOCK adds levels above p5, but the last of IN_FEATURES is {in_features[-1]}."
+            "MODEL.FPN.TOP_BLOCK adds levels above p5, but the last of IN_FEATURES is "
+            f"{in_features[-1]}."
         )
     return neck(
         bottom_up,

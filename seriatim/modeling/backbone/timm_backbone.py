@@ -62,8 +62,8 @@ class TimmBackbone(Backbone):
         unknown = set(out_features) - set(levels)
         if unknown:
             raise InputError(
-                f"The timm model {name} has the levels {', '.join(levels)}, but the config asks for "
-                f"{', '.join(sorted(unknown))} (MODEL.FPN.IN_FEATURES)."
+                f"The timm model {name} has the levels {', '.join(levels)}, but the config asks "
+                f"for {', '.join(sorted(unknown))} (MODEL.FPN.IN_FEATURES)."
             )
         self._out_features = [level for level in levels if level in (out_features or levels)]
         self.model = _create(
@@ -113,7 +113,7 @@ class TimmBackbone(Backbone):
             _batch_norm_to_group_norm(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
-        """Fix all that comes, in the order of the forward pass, up to the level of stride 2**freeze_at."""
+        """Fix all that the forward pass meets up to the level of stride 2**freeze_at."""
         if freeze_at <= 0:
             return
         last = _last_frozen_module(self._name, 2**freeze_at)
@@ -122,8 +122,8 @@ class TimmBackbone(Backbone):
         names = [n for n, m in self.model.named_modules() if n and _is_unit(m, n, ends)]
         if not ends & set(names):
             raise InputError(
-                f"MODEL.TIMM.FREEZE_AT {freeze_at} cannot be applied to {self._name}: its stage {last} is not "
-                "a part that can be frozen alone. Set it to 0."
+                f"MODEL.TIMM.FREEZE_AT {freeze_at} cannot be applied to {self._name}: its stage "
+                f"{last} is not a part that can be frozen alone. Set it to 0."
             )
         until = next(index for index, name in enumerate(names) if name in ends)
         freeze(self.model, names[: until + 1])
@@ -142,9 +142,9 @@ def _levels(name: str) -> dict[str, int]:
     strides = info.reduction()
     if len(set(strides)) < 2:
         raise InputError(
-            f"The timm model {name} has one scale only (stride {strides[0]}), and a detector needs a "
-            "pyramid. Take a convolutional or hierarchical model, such as resnet18, convnext_atto or "
-            "tf_efficientnet_lite0."
+            f"The timm model {name} has one scale only (stride {strides[0]}), and a detector needs "
+            "a pyramid. Take a convolutional or hierarchical model, such as resnet18, "
+            "convnext_atto or tf_efficientnet_lite0."
         )
     return {f"res{int(math.log2(stride))}": index for index, stride in enumerate(strides)}
 
@@ -182,7 +182,8 @@ def _create(name: str, *, weights: str = "", **options) -> nn.Module:
     if weights == "package":
         if name not in PACKAGED_WEIGHTS:
             raise InputError(
-                f"MODEL.TIMM.WEIGHTS is 'package', but no package carries weights of {name}: only of "
+                f"MODEL.TIMM.WEIGHTS is 'package', but no package carries weights of {name}: only "
+                "of "
                 f"{', '.join(PACKAGED_WEIGHTS)}. Give a file of weights, or '' for random ones."
             )
         PACKAGED_WEIGHTS[name](model)
@@ -222,7 +223,8 @@ def resolve_pixel_statistics(cfg: CfgNode) -> None:
 
 
 def pixel_statistics(name: str, weights: str, image_format: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (0–255, in the channel order `image_format`) that the model expects.
+    """Mean and standard deviation (0–255, in the channel order `image_format`) that the model
+    expects.
 
     The packaged lite0 weights were trained on (pixel - 127) / 128; timm states the others' own.
     """

@@ -14,9 +14,9 @@ class DecoupledHead(nn.Module):
     """Towers of convolutions, shared by all levels, with GroupNorm (FCOS, arXiv 1904.01355).
 
     Input: a list over levels of (N, C, H_l, W_l). Output: two such lists, class logits
-    (N, num_classes, H_l, W_l) and distances (N, 4, H_l, W_l) from each point to the left, top, right and
-    bottom edge of its box, in strides, positive. Distances are exp(scale_l * x + bias), so that a fresh head
-    starts with boxes of `initial_size` strides at every level.
+    (N, num_classes, H_l, W_l) and distances (N, 4, H_l, W_l) from each point to the left, top,
+    right and bottom edge of its box, in strides, positive. Distances are exp(scale_l * x + bias),
+    so that a fresh head starts with boxes of `initial_size` strides at every level.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""TaskAlignedDetector: an anchor-free one-stage detector for small data sets and modest machines."""
+"""TaskAlignedDetector: anchor-free, one stage, for small data sets and modest machines."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from seriatim.modeling.heads.decoupled import DecoupledHead
 class TaskAlignedDetector(DenseDetector):
     """One prediction a point: class scores and the distances to the four edges of a box.
 
-    Points and distances are FCOS's (arXiv 1904.01355); assignment is TOOD's (arXiv 2108.07755), so that
-    the points which answer for an object are those that both classify and place it well; the classification
-    loss is quality focal loss (arXiv 2006.04388), whose target is the IoU-scaled alignment; the box loss
-    is GIoU (arXiv 1902.09630) in float32. In training the module gives {"loss_cls", "loss_box"}, in inference
-    Detectron2's [{"instances": Instances(pred_boxes, scores, pred_classes)}].
+    Points and distances are FCOS's (arXiv 1904.01355); assignment is TOOD's (arXiv 2108.07755), so
+    that the points which answer for an object are those that both classify and place it well; the
+    classification loss is quality focal loss (arXiv 2006.04388), whose target is the IoU-scaled
+    alignment; the box loss is GIoU (arXiv 1902.09630) in float32. In training the module gives
+    {"loss_cls", "loss_box"}, in inference Detectron2's [{"instances": Instances(pred_boxes, scores,
+    pred_classes)}].
     """
 
     @configurable
@@ -118,8 +119,8 @@ class TaskAlignedDetector(DenseDetector):
         predictions: tuple[list[Tensor], list[Tensor]],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """Losses of a batch; see the class. `gt_instances` hold gt_boxes (XYXY px) and gt_classes."""
-        logits, boxes, points, strides = self._flatten(predictions)
+        """Losses of a batch; `gt_instances` hold gt_boxes (XYXY px) and gt_classes."""
+        logits, boxes, points = self._flatten(predictions)
         targets = self.assigner(
             logits.detach().sigmoid(), boxes.detach(), points, *_pad_ground_truth(gt_instances)
         )
@@ -157,8 +158,8 @@ class TaskAlignedDetector(DenseDetector):
         features: list[Tensor],
         predictions: tuple[list[Tensor], list[Tensor]],
     ) -> list[Instances]:
-        """Detections of each image at its network size: pred_boxes, scores (descending), pred_classes."""
-        logits, boxes, _, _ = self._flatten(predictions)
+        """Detections at network size: pred_boxes, scores (descending), pred_classes."""
+        logits, boxes, _ = self._flatten(predictions)
         return [
             self._detect(scores, image_boxes, size)
             for scores, image_boxes, size in zip(
@@ -182,8 +183,8 @@ class TaskAlignedDetector(DenseDetector):
 
     def _flatten(
         self, predictions: tuple[list[Tensor], list[Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All levels in one: logits (B, P, K), boxes (B, P, 4) XYXY px, points (P, 2), strides (P, 1)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All levels in one: logits (B, P, K), boxes (B, P, 4) XYXY px, points (P, 2)."""
         level_logits, level_distances = predictions
         centers = [_points(d, s) for d, s in zip(level_distances, self.strides, strict=True)]
         points = torch.cat(centers)
@@ -196,7 +197,7 @@ class TaskAlignedDetector(DenseDetector):
         )
         distances = distances * strides
         boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
-        return logits, boxes, points, strides
+        return logits, boxes, points
 
     def _picture_of_assignment(self, images: ImageList, points: Tensor, targets: Targets) -> None:
         """The first image of the batch with each object's points in its colour, to TensorBoard."""
@@ -221,7 +222,8 @@ class TaskAlignedDetector(DenseDetector):
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
-    """Binary cross entropy to a soft target, weighted by |target - score|**beta (arXiv 2006.04388, eq. 5).
+    """Binary cross entropy to a soft target, weighted by |target - score|**beta (arXiv 2006.04388,
+    eq. 5).
 
     Args:
         logits: any shape.

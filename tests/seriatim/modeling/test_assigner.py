@@ -96,7 +96,7 @@ def test_no_point_answers_for_padding():
 
 
 def test_a_fresh_model_without_any_overlap_still_gets_points():
-    """Predictions of no area have IoU 0 with everything; the points nearest the centre are taken."""
+    """Predictions of no area have IoU 0 with everything; the most central points are taken."""
     scores, _, gt_boxes, gt_classes, valid = _scene(2, [1])
     gt_boxes[0, 0] = torch.tensor([10.0, 10.0, 50.0, 50.0])
     nothing = GRID.repeat(1, 2)[None]

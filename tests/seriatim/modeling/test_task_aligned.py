@@ -148,7 +148,7 @@ def test_one_images_loss_does_not_depend_on_another():
     model = _detector().train()
     inputs = [_input(1, 3), _input(2, 2)]
     features = [torch.randn(2, 16, 64 // s, 96 // s, requires_grad=True) for s in model.strides]
-    logits, boxes, points, _ = model._flatten(model.head(features))
+    logits, boxes, points = model._flatten(model.head(features))
     (logits[0].sum() + boxes[0].sum()).backward()
     assert all(f.grad[0].abs().sum() > 0 and f.grad[1].abs().sum() == 0 for f in features)
     assert len(points) == logits.shape[1] and len(inputs) == 2

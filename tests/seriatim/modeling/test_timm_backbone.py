@@ -183,7 +183,10 @@ def test_a_config_gets_the_statistics_of_its_backbone_unless_it_has_its_own():
     cfg.MODEL.TIMM.WEIGHTS = "package"
     resolve_pixel_statistics(cfg)
     assert cfg.MODEL.PIXEL_MEAN == [127.0] * 3 and cfg.MODEL.PIXEL_STD == [128.0] * 3
-    for name, mean in (("build_timm_fpn_backbone", [1.0, 2.0, 3.0]), ("build_resnet_backbone", None)):
+    for name, mean in (
+        ("build_timm_fpn_backbone", [1.0, 2.0, 3.0]),
+        ("build_resnet_backbone", None),
+    ):
         cfg = get_cfg()
         cfg.MODEL.BACKBONE.NAME = name
         cfg.MODEL.PIXEL_MEAN = before = mean or cfg.MODEL.PIXEL_MEAN
