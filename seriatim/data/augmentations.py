@@ -224,12 +224,13 @@ class Recipe:
         if self.rot90 > 0:
             steps.append(RandomRot90(self.rot90))
         steps.append(ScaleCropPad(size, self.scale, self.from_original, self.pad_value))
+        if any(self.colour):
+            steps.append(RandomColour(*self.colour, self.image_format))
+        # Flips come last: they only view the pixels in another order.
         if self.hflip > 0:
             steps.append(T.RandomFlip(self.hflip))
         if self.vflip > 0:
             steps.append(RandomVFlip(self.vflip))
-        if any(self.colour):
-            steps.append(RandomColour(*self.colour, self.image_format))
         return steps
 
 

@@ -178,7 +178,7 @@ def test_recipe_takes_only_what_is_asked_for():
     assert [type(step) for step in steps] == [ScaleCropPad]
     cfg = config(HFLIP=1.0, VFLIP=1.0, ROT90=1.0, CONTRAST=0.1)
     kinds = [type(step) for step in build_augmentations(cfg, is_train=True)]
-    assert kinds == [RandomRot90, ScaleCropPad, T.RandomFlip, RandomVFlip, RandomColour]
+    assert kinds == [RandomRot90, ScaleCropPad, RandomColour, T.RandomFlip, RandomVFlip]
 
 
 def test_padding_has_the_mean_colour():
