@@ -16,7 +16,7 @@ def draw_assignment(
     objects: np.ndarray,
     quality: np.ndarray,
 ) -> np.ndarray:
-    """Each object's box and the points assigned to it, in one colour; a better point is a larger dot.
+    """Each object's box and the points assigned to it, in one colour; better points are larger.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -228,11 +228,12 @@ def _fill(canvas: np.ndarray, item: Item, style: Style, scale: float) -> list[_O
 
 
 def _fill_bitmask(canvas: np.ndarray, item: Item, style: Style, scale: float) -> list[np.ndarray]:
-    rows, columns = item.mask.any(1).nonzero()[0], item.mask.any(0).nonzero()[0]
+    bitmap = item.bitmap()
+    rows, columns = bitmap.any(1).nonzero()[0], bitmap.any(0).nonzero()[0]
     if len(rows) == 0:
         return []
     top, left = rows[0], columns[0]
-    part = item.mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
+    part = bitmap[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
     x0, y0 = round(left * scale), round(top * scale)
     size = (
         max(1, round((left + part.shape[1]) * scale) - x0),
@@ -386,7 +387,7 @@ def _draw_labels(
             continue
         places = [(left, y) for y in (top - h, bottom, top, bottom - h)]
         if item.box is None and item.mask is not None:
-            x, y = _deepest(item.mask) * scale
+            x, y = _deepest(item.bitmap()) * scale
             places = [(int(x) - w // 2, int(y) - h // 2)]
         for x, y in places:
             x = int(np.clip(x, 0, max(0, width - w)))

@@ -22,7 +22,7 @@ class Item:
     category: int = 0
     score: float | None = None
     polygons: list[np.ndarray] = field(default_factory=list)  # each (P, 2)
-    mask: np.ndarray | None = None  # (H, W) bool
+    mask: np.ndarray | Mapping[str, Any] | None = None  # (H, W) bool, or its run lengths
     keypoints: np.ndarray | None = None  # (K, 3): x, y, and visibility 0/1/2 or score
     crowd: bool = False
 
@@ -43,14 +43,24 @@ class Item:
         half = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (width / 2, height / 2)
         return half @ turn.T + (x, y)
 
+    def bitmap(self) -> np.ndarray:
+        """The mask as (H, W) bool."""
+        if isinstance(self.mask, Mapping):
+            from faster_coco_eval.core import mask as rle
+
+            return rle.decode(dict(self.mask)).astype(bool)
+        if self.mask is None:
+            raise ValueError("an item without a mask has no bitmap")
+        return self.mask
+
     def bounds(self) -> np.ndarray | None:
         """(4,) XYXY around whatever the item has; None when it has nothing."""
         if self.box is not None:
             points = self.corners()
         elif self.polygons:
             points = np.concatenate(self.polygons)
-        elif self.mask is not None and self.mask.any():
-            rows, columns = self.mask.any(1).nonzero()[0], self.mask.any(0).nonzero()[0]
+        elif self.mask is not None and (bitmap := self.bitmap()).any():
+            rows, columns = bitmap.any(1).nonzero()[0], bitmap.any(0).nonzero()[0]
             points = np.array([(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)])
         elif self.keypoints is not None and (self.keypoints[:, 2] > 0).any():
             points = self.keypoints[self.keypoints[:, 2] > 0, :2]
@@ -109,7 +119,7 @@ def _box(box: Sequence[float] | None, mode: int | None) -> np.ndarray | None:
     return box
 
 
-def _segmentation(segmentation: Any) -> tuple[list[np.ndarray], np.ndarray | None]:
+def _segmentation(segmentation: Any) -> tuple[list[np.ndarray], Any]:
     if segmentation is None or len(segmentation) == 0:
         return [], None
     if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
@@ -119,7 +129,7 @@ def _segmentation(segmentation: Any) -> tuple[list[np.ndarray], np.ndarray | Non
 
         if isinstance(segmentation["counts"], list):
             segmentation = rle.frPyObjects(segmentation, *segmentation["size"])
-        return [], rle.decode(segmentation).astype(bool)
+        return [], segmentation
     return [np.asarray(polygon, dtype=float).reshape(-1, 2) for polygon in segmentation], None
 
 
@@ -169,12 +179,22 @@ def _masks(masks: Any, count: int) -> Iterable[tuple[list[np.ndarray], np.ndarra
     return [([], mask.astype(bool, copy=False)) for mask in _numpy(masks)]
 
 
+def compact(item: Item) -> Item:
+    """`item` with its mask as run lengths: what one keeps when there are many images."""
+    if not isinstance(item.mask, np.ndarray):
+        return item
+    from faster_coco_eval.core import mask as rle
+
+    return replace(item, mask=rle.encode(np.asfortranarray(item.mask, dtype=np.uint8)))
+
+
 def scaled(item: Item, scale: float) -> Item:
     """`item` in an image of `scale` times the size; a mask is resampled to the nearest pixel."""
     if scale == 1:
         return item
-    mask = item.mask
-    if mask is not None:
+    mask = None
+    if item.mask is not None:
+        mask = item.bitmap()
         rows, columns = (
             (np.arange(max(1, round(n * scale))) / scale).astype(int).clip(0, n - 1)
             for n in mask.shape

@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 
-from seriatim.visualization.items import Item
+from seriatim.visualization.items import Item, compact
 
 
 class Outcome(Enum):
@@ -191,7 +191,7 @@ def _runs(item: Item, size: tuple[int, int] | None) -> dict:
     from faster_coco_eval.core import mask as rle
 
     if item.mask is not None:
-        return rle.encode(np.asfortranarray(item.mask, dtype=np.uint8))
+        return compact(item).mask
     polygons = [polygon.ravel().tolist() for polygon in item.polygons]
     return rle.merge(rle.frPyObjects(polygons, *size))
 

@@ -128,13 +128,14 @@ def _truth(record: dict[str, Any]) -> list:
 def _load_model(cfg: Any):
     """record → its detections, by the model of `cfg`."""
     from seriatim.predictor import Predictor
-    from seriatim.visualization.items import to_items
+    from seriatim.visualization.items import compact, to_items
 
     predictor = Predictor(cfg)
     print(f"weights: {predictor.weights}")
 
     def detect(record: dict[str, Any]) -> list:
-        return to_items(predictor.predict_file(record["file_name"]).get("instances"))
+        found = to_items(predictor.predict_file(record["file_name"]).get("instances"))
+        return [compact(item) for item in found]
 
     return detect
 

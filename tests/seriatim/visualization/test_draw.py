@@ -1,6 +1,7 @@
 """Lines lie where the boxes are, and nothing else changes."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from seriatim.visualization.draw import (
     legend,
 )
 from seriatim.visualization.image import to_rgb8
-from seriatim.visualization.items import Item, to_items
+from seriatim.visualization.items import Item, compact, scaled, to_items
 
 GREY = np.full((500, 600, 3), 90, np.uint8)
 TWO = SimpleNamespace(thing_classes=["cat", "dog"])
@@ -143,7 +144,12 @@ def test_instances_of_training_and_of_prediction():
     picture = draw_predictions(GREY, {"instances": found}, TWO)
     assert changed(GREY, picture)[100, 50] and not changed(GREY, picture)[400, 400]
     truth.gt_masks = BitMasks(bits)
-    assert to_items(truth)[0].mask.sum() == 200 * 100
+    (item,) = to_items(truth)
+    assert item.bitmap().sum() == 200 * 100
+    packed = compact(item)
+    assert not isinstance(packed.mask, np.ndarray) and (packed.bitmap() == item.mask).all()
+    assert list(replace(packed, box=None).bounds()) == [10, 20, 110, 220]
+    assert scaled(packed, 0.5).mask.sum() == 100 * 50
 
 
 def test_keypoints_and_their_skeleton():
