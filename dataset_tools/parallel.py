@@ -13,16 +13,15 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Starting a process costs about a tenth of a second; fewer items than this are done before it is
-# up.
-FEWEST_ITEMS = 1000
+# Starting the processes takes up to a second: fewer items than this are better done by one alone.
+FEWEST_ITEMS = 4000
 
 
 def default_workers() -> int:
     """Number of processors this process may use, at most 8."""
-    return min(
-        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
 
 
 def ordered_map(
@@ -34,7 +33,8 @@ def ordered_map(
     """Results of `function` on consecutive chunks of `items`, in order, by `workers` processes.
 
     Only a few chunks are ahead of the caller, so memory does not grow with the number of items.
-    `function` must be picklable; it is sent once to each process.
+    `function` must be picklable; it is sent once to each process. As always with processes that are
+    started afresh, a script that calls this with several needs its `if __name__ == "__main__":`.
     """
     chunks = (items[start : start + chunk] for start in range(0, len(items), chunk))
     if workers <= 1 or len(items) < FEWEST_ITEMS:

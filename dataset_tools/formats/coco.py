@@ -6,6 +6,7 @@ B, 0 where there is none; every segment becomes an instance with an RLE.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -126,7 +127,7 @@ class _Reader:
         name = item.image.file_name.replace("\\", "/")
         parts = name.split("/")
         safe = ".." not in parts and not name.startswith("/") and ":" not in parts[0]
-        if safe and (self.root / name).is_file():
+        if safe and os.path.isfile(self.root / name):
             return name
         found = self.index.find(name, near=f"{item.near}/")
         if found:
@@ -278,7 +279,7 @@ def _likely_root(file: Path, dataset: Dataset) -> Path:
     ]
     names = [image.file_name for image in dataset.images[:3]]
     for candidate in candidates:
-        if names and all((candidate / name).is_file() for name in names):
+        if names and all(os.path.isfile(candidate / name) for name in names):
             return candidate
     return here
 

@@ -125,6 +125,7 @@ def plan(
         items=items,
         read=_Reader(file, ImageIndex(root), form, _DIVISORS[unit]),
         remarks=[remark + ("" if has_header else " (no header line found)")],
+        parallel=False,  # the work is done: all rows are read
     )
 
 

@@ -129,7 +129,7 @@ class _Reader:
         return own
 
     def _size(self, root: Node, file_name: str, path: Path, notes: Notes) -> tuple[int, int] | None:
-        there = (self.index.root / file_name).is_file()
+        there = os.path.isfile(self.index.root / file_name)
         if not there:
             notes.suspect("image file that is missing (kept)", f"{path}: {file_name}")
         recorded = root.child("size")

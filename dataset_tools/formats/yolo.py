@@ -129,7 +129,7 @@ class _LabelFinder:
         yield self.base / f"{stem}.txt"
 
     def find(self, image: str) -> Path | None:
-        return next((file for file in self.candidates(image) if file.is_file()), None)
+        return next((file for file in self.candidates(image) if os.path.isfile(file)), None)
 
 
 @dataclass
@@ -226,7 +226,7 @@ def _yaml_root(file: Path, content: dict[str, Any]) -> Path:
     named = content.get("path")
     if isinstance(named, str) and named:
         for root in (file.parent / named, file.parent / Path(named.replace("\\", "/")).name):
-            if root.is_dir():
+            if os.path.isdir(root):  # unlike Path.is_dir, no error for impossible names
                 return root
     return file.parent
 
@@ -258,9 +258,9 @@ def _files_of_entry(root: Path, entry: str) -> list[str]:
     """Images of a folder, a list of files or a glob; listed ones may not exist."""
     # Roboflow writes ../train/images and means train/images beside the YAML file.
     for place in (root / entry, root / entry.removeprefix("../")):
-        if place.is_dir():
+        if os.path.isdir(place):
             return [str(place / name) for name in walk_files(place) if is_image_name(name)]
-        if place.is_file() and place.suffix == ".txt":
+        if os.path.isfile(place) and place.suffix == ".txt":
             lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines()]
             return [_listed(line, place.parent, root) for line in lines if line]
     if any(character in entry for character in "*?["):
@@ -275,7 +275,7 @@ def _listed(line: str, list_folder: Path, root: Path) -> str:
     places = [list_folder / line, root / line]
     if not line.startswith("./"):
         places.reverse()
-    return str(next((place for place in places if place.is_file()), places[0]))
+    return str(next((place for place in places if os.path.isfile(place)), places[0]))
 
 
 def _common_root(root: Path, files: list[str]) -> Path:
