@@ -119,7 +119,7 @@ def format_report(report: Report, every: bool = False, colour: bool = False) -> 
         colour: with ANSI colours.
     """
     lines = [
-        f"{', '.join(report.files)}: {report.images:,} images, {report.annotations:,} annotations, "
+        f"{_files(report.files)}: {report.images:,} images, {report.annotations:,} annotations, "
         f"{report.categories:,} categories"
     ]
     for finding in report.findings:
@@ -155,6 +155,14 @@ def _format_mends(path: Path, mends: Sequence[Mend]) -> str:
         if one.count > len(one.places):
             lines.append(f"    … and {one.count - len(one.places):,} more")
     return "\n".join(lines)
+
+
+def _files(files: Sequence[str]) -> str:
+    paths = [Path(file) for file in files]
+    folders = {path.parent for path in paths}
+    if len(paths) == 1 or len(folders) > 1:
+        return ", ".join(files)
+    return f"{folders.pop()}: {', '.join(path.name for path in paths)}"
 
 
 def _plural(count: int, word: str) -> str:

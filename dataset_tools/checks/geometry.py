@@ -6,12 +6,13 @@ or rounded to whole pixels are off by up to one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from dataset_tools.checks.report import Severity, rule
-from dataset_tools.checks.subject import AnnotationRow, Box, Subject, is_number
+from dataset_tools.checks.subject import AnnotationRow, Box, Subject, is_number, once
 from dataset_tools.coco import Segmentation
 from dataset_tools.rle import polygons_box, rle_area, rle_box
 
@@ -88,8 +89,12 @@ def nearly_duplicate_annotation(subject: Subject) -> Iterator[str]:
 @rule(Severity.WARNING)
 def one_box_two_categories(subject: Subject) -> Iterator[str]:
     """The same box with two classes: at most one is right, unless the task has several labels."""
-    for first, row in duplicates(subject, across_categories=True):
-        if first.category is not row.category and first.category and row.category:
+    seen: dict[tuple, AnnotationRow] = {}
+    for row, box in _solid_boxes(subject):
+        if row.image is None or row.category is None or subject.panoptic:
+            continue
+        first = seen.setdefault((id(row.image), *_rounded(box)), row)
+        if first.category is not row.category:
             names = f"{row.category.name!r}, but id {first.id} says {first.category.name!r}"
             yield f"{row.place}: {names}"
 
@@ -229,11 +234,9 @@ def keypoint_outside_image(subject: Subject) -> Iterator[str]:
                 break
 
 
-def duplicates(
-    subject: Subject, across_categories: bool = False
-) -> Iterator[tuple[AnnotationRow, AnnotationRow]]:
-    """Pairs (first, later) of annotations of one image that are equal in box, mask and keypoints;
-    with `across_categories` those with the same box, whatever their category, mask and
+@once
+def duplicates(subject: Subject) -> Iterator[tuple[AnnotationRow, AnnotationRow]]:
+    """Pairs (first, later) of annotations of one image and category that are equal in box, mask and
     keypoints."""
     if subject.panoptic:
         return  # whether two segments are one is in the PNG, which is not read here
@@ -241,10 +244,9 @@ def duplicates(
     for row, box in _solid_boxes(subject):
         if row.image is None:
             continue
-        category = None if across_categories else id(row.category)
-        rows = seen[id(row.image), category, *(round(value, 2) for value in box)]
+        rows = seen[id(row.image), id(row.category), *_rounded(box)]
         for first in rows:
-            if across_categories or _same_shape(first, row):
+            if _same_shape(first, row):
                 yield first, row
                 break
         else:
@@ -290,10 +292,11 @@ def polygon_areas(polygons: Sequence[Sequence[float]]) -> tuple[list[float], lis
 
     areas, reasons = [0.0] * len(polygons), [""] * len(polygons)
     rings = [_open_ring(polygon) for polygon in polygons]
-    usable = [index for index, ring in enumerate(rings) if len(ring) >= 3]
+    usable = [index for index, ring in enumerate(rings) if len(ring) >= 6]
     if usable:
-        points = np.concatenate([rings[index] for index in usable])
-        owner = np.repeat(np.arange(len(usable)), [len(rings[index]) for index in usable])
+        flat = np.fromiter(itertools.chain.from_iterable(rings[i] for i in usable), float)
+        owner = np.repeat(np.arange(len(usable)), [len(rings[i]) // 2 for i in usable])
+        points = flat.reshape(-1, 2)
         shapes = shapely.polygons(shapely.linearrings(points, indices=owner))
         valid = shapely.is_valid(shapes)
         words = np.full(len(usable), "", dtype=object)
@@ -305,13 +308,14 @@ def polygon_areas(polygons: Sequence[Sequence[float]]) -> tuple[list[float], lis
     return areas, reasons
 
 
-def _open_ring(polygon: Sequence[float]) -> list[tuple[float, float]]:
-    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
-    while len(points) > 1 and points[0] == points[-1]:
-        points.pop()
-    return points
+def _open_ring(polygon: Sequence[float]) -> Sequence[float]:
+    """The polygon without its first point again at the end."""
+    while len(polygon) > 2 and polygon[:2] == polygon[-2:]:
+        polygon = polygon[:-2]
+    return polygon
 
 
+@once
 def _judged_polygons(
     subject: Subject,
 ) -> Iterator[tuple[AnnotationRow, list[float], float, str]]:
@@ -379,6 +383,11 @@ def _solid_boxes(subject: Subject) -> Iterator[tuple[AnnotationRow, Box]]:
 
 def _with_keypoints(subject: Subject) -> Iterator[AnnotationRow]:
     return (row for row in subject.annotations if row.keypoints is not None)
+
+
+def _rounded(box: Box) -> tuple[float, ...]:
+    """To the hundredth of a pixel: closer than any label means."""
+    return tuple(round(value, 2) for value in box)
 
 
 def _sides(box: Box) -> tuple[float, float]:
