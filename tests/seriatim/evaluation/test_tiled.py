@@ -84,7 +84,7 @@ def expect(instances, boxes, classes):
     assert got[np.lexsort(got.T)] == pytest.approx(expected[np.lexsort(expected.T)], abs=2e-3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**9), st.integers(101, 330), st.integers(60, 330))
 def test_objects_up_to_the_overlap_come_back_exactly_even_when_they_overlap(seed, height, width):
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def test_objects_up_to_the_overlap_come_back_exactly_even_when_they_overlap(seed
     expect(found, boxes, classes)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**9))
 def test_objects_larger_than_a_tile_are_put_together(seed):
     rng = np.random.default_rng(seed)
