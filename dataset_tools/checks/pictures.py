@@ -81,9 +81,11 @@ def probe_images(
 
 def probe_image(path: Path, decode: bool = True) -> Probe:
     """Look at one image file."""
-    if not path.is_file():
-        return Probe(State.UNREADABLE, "a folder") if path.is_dir() else Probe(State.MISSING)
-    if path.stat().st_size == 0:
+    # os.path says no to names that cannot be; Path raises for some of them.
+    if not os.path.isfile(path):
+        is_folder = os.path.isdir(path)
+        return Probe(State.UNREADABLE, "a folder") if is_folder else Probe(State.MISSING)
+    if os.path.getsize(path) == 0:
         return Probe(State.UNREADABLE, "an empty file")
     return _decoded(path) if decode else _header(path)
 
@@ -98,7 +100,10 @@ def _header(path: Path) -> Probe:
 def _decoded(path: Path) -> Probe:
     from PIL import Image, UnidentifiedImageError
 
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Probe(State.UNREADABLE, error.strerror or str(error))
     probe = Probe(State.FINE, digest=blake2b(content, digest_size=16).digest())
     # Pillow's readers raise nearly anything at bytes that are not what they should be.
     try:

@@ -358,6 +358,13 @@ def test_missing_image(folder, decode):
     assert "but there is 0002.PNG" in found["missing-image"].places[0]
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "long" * 100 + ".png", "0001.png/0002.png"])
+def test_impossible_names_are_missing(folder, name):
+    content = content_of(folder)
+    content["images"][0]["file_name"] = name
+    assert set(rules_found(folder, content)) == {"missing-image", "unreferenced-image"}
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture at all"])
 @pytest.mark.parametrize("decode", [True, False])
 def test_unreadable_image(folder, content, decode):
