@@ -130,6 +130,11 @@ def _detectron2() -> Iterator[Finding]:
 
 
 def _broken_detectron2(error: Exception) -> Finding:
+    if isinstance(error, ModuleNotFoundError) and error.name == "pkg_resources":
+        # Upstream's model zoo imports it; the mended version does not.
+        mend = f"{sys.executable} -m pip install 'setuptools<81'"
+        problem = "it needs pkg_resources, which setuptools 81 removed"
+        return Finding("Detectron2", "broken", problem, mend)
     mend = f"{sys.executable} -m pip uninstall --yes detectron2 && {INSTALL_DETECTRON2}"
     return Finding("Detectron2", "broken", f"importing it: {type(error).__name__}: {error}", mend)
 

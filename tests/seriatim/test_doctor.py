@@ -37,17 +37,25 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch):
     assert not found["rich"].problem
 
 
-def test_a_missing_detectron2_is_named_with_the_command(monkeypatch):
+@pytest.mark.parametrize(
+    ("missing", "value", "command"),
+    [
+        ("detectron2", "missing", "-m tools.detectron2"),
+        ("pkg_resources", "broken", "pip install 'setuptools<81'"),
+        ("fvcore", "broken", "-m tools.detectron2"),
+    ],
+)
+def test_a_detectron2_that_cannot_be_imported_has_its_command(missing, value, command, monkeypatch):
     def absent(name, *args, **kwargs):
         if name.partition(".")[0] == "detectron2":
-            raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
         return real(name, *args, **kwargs)
 
     real = __import__
     monkeypatch.setattr("builtins.__import__", absent)
     (finding,) = doctor._detectron2()
-    assert finding.value == "missing"
-    assert finding.mend.endswith("-m tools.detectron2")
+    assert finding.value == value
+    assert finding.mend.endswith(command)
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
