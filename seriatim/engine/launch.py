@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -12,7 +13,14 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 from typing import Any
 
-from dataset_tools.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, GateFailed, InputError, run
+from dataset_tools.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_GATE_FAILED,
+    EXIT_INTERRUPTED,
+    GateFailed,
+    InputError,
+    run,
+)
 
 TIMEOUT = timedelta(minutes=30)
 # When one process has failed, the others get so many seconds to fail with their own message.
@@ -117,6 +125,7 @@ def _process(
     args: Sequence[Any],
 ) -> None:
     """What a started process does. A user's mistake goes to the parent, which tells it once."""
+    _end_with_parent()
     num_processes, num_machines, machine_rank, dist_url = layout
     rank = machine_rank * num_processes + local_rank
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_processes * num_machines)}
@@ -130,8 +139,17 @@ def _process(
         except GateFailed as error:
             complaints.put((EXIT_GATE_FAILED, str(error)))
             return EXIT_GATE_FAILED
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
 
     sys.exit(run(body))
+
+
+def _end_with_parent() -> None:
+    """On Linux: get SIGTERM when the parent dies, however it dies, rather than train on unseen."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def _join(

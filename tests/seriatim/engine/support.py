@@ -81,7 +81,7 @@ def load(config_file: Path, *overrides: str):
     return setup(arguments(config_file, *overrides))
 
 
-def train_net(*words: str | Path, timeout: float = 240, **kwargs) -> subprocess.CompletedProcess:
+def train_net(*words: str | Path, timeout: float = 400, **kwargs) -> subprocess.CompletedProcess:
     """Run train_net.py in a process of its own."""
     return subprocess.run(
         command(words), cwd=ROOT, timeout=timeout, capture_output=True, text=True, **kwargs

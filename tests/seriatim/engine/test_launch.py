@@ -1,8 +1,11 @@
 """Several processes on CPU."""
 
 import json
+import multiprocessing
 import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +64,40 @@ def test_the_exit_code_of_a_process_is_passed_on():
     assert launch(leave_with, num_processes=2, args=(130,)) == 130
 
 
+def tell_pid_and_sleep(folder):
+    (folder / f"{comm.get_rank()}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")
+def test_no_process_outlives_its_parent(tmp_path):
+    parent = multiprocessing.get_context("spawn").Process(
+        target=launch, args=(tell_pid_and_sleep, 2), kwargs={"args": (tmp_path,)}
+    )
+    parent.start()
+    paths = [tmp_path / f"{rank}.pid" for rank in range(2)]
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert parent.is_alive()
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while any(_is_running(int(path.read_text())) for path in paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_running(pid):
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_processes_give_the_losses_of_one(tmp_path):
     """The detector's normaliser is reduced over processes, and no BatchNorm is in training."""
     config = write_config(
@@ -69,7 +105,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         MODEL__META_ARCHITECTURE="TaskAlignedDetector",
         MODEL__TIMM__NORM="GN",
         MODEL__TASK_ALIGNED__CHANNELS=16,
-        SOLVER__MAX_ITER=4,
+        DATASETS__TEST=[],
+        SOLVER__MAX_ITER=3,
         SOLVER__CHECKPOINT_PERIOD=0,
         SERIATIM__SOLVER__ACCUMULATE=2,
     )
@@ -83,7 +120,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
         lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
         names = sorted(n for n in lines[0] if n.startswith("loss"))
-        losses.append([[line[n] for n in (*names, "gradient_norm")] for line in lines[:4]])
+        losses.append([[line[n] for n in (*names, "gradient_norm")] for line in lines[:3]])
         weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
     torch.testing.assert_close(
         torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5

@@ -61,6 +61,8 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
         "SERIATIM__HOOKS__PICTURE_PERIOD": 2,
         "MODEL__TIMM__DROP_PATH": 0.2,  # draws numbers in every step
         "TEST__EVAL_PERIOD": 2,
+        "TEST__PRECISE_BN__ENABLED": True,
+        "TEST__PRECISE_BN__NUM_ITER": 2,
     }
     path = write_config(tmp_path, **keys)
     whole = train(load(path, "OUTPUT_DIR", str(tmp_path / "whole")))
