@@ -1,0 +1,76 @@
+"""The configs of this repository read, and their models train on data named by config alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog
+
+from seriatim.config import load_config
+from seriatim.data.catalog import unregister_datasets
+from seriatim.engine.arguments import parse_arguments
+from seriatim.engine.setup import setup
+from seriatim.engine.trainer import Trainer
+from seriatim.testing.shapes import make_shapes
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_reads(path):
+    load_config(path)
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """A config file with a drawn dataset, for a config of ours to be joined with."""
+    labels = make_shapes(tmp_path / "shapes", 6, seed=3, size=(96, 96))
+    data = {
+        "SERIATIM": {"DATASETS": [{"NAME": "config_shapes", "JSON": str(labels)}]},
+        "DATASETS": {"TRAIN": ["config_shapes"], "TEST": ["config_shapes"]},
+    }
+    data["SERIATIM"]["DATASETS"][0]["IMAGES"] = str(tmp_path / "shapes" / "images")
+    (tmp_path / "shapes.yaml").write_text(yaml.safe_dump(data))
+    yield tmp_path
+    if "config_shapes" in DatasetCatalog.list():
+        unregister_datasets(["config_shapes"])
+
+
+SMALL = {
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SERIATIM.AUG.SIZE": (96, 96),
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.WARMUP_ITERS": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "MODEL.DEVICE": "cpu",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "metric"),
+    [
+        ("Base-TaskAligned", "bbox"),
+        ("Base-RetinaNet-Lite0-FPN", "bbox"),
+        ("Base-FasterRCNN-Lite0-FPN", "bbox"),
+        ("Nuclei-MaskRCNN-Lite0-FPN", "segm"),
+    ],
+)
+def test_a_model_trains_and_is_evaluated_on_data_named_by_config(config, metric, shapes):
+    joined = shapes / "joined.yaml"
+    bases = [str(CONFIGS / f"{config}.yaml"), str(shapes / "shapes.yaml")]
+    joined.write_text(yaml.safe_dump({"_BASE_": bases}))
+    small = SMALL | {"OUTPUT_DIR": shapes / "output"}
+    overrides = [str(word) for pair in small.items() for word in pair]
+    cfg = setup(parse_arguments(["--config-file", str(joined), *overrides]))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    before = {k: v.clone() for k, v in trainer.bare_model.state_dict().items()}
+    results = trainer.train()
+    assert 0 <= results[metric]["AP"] <= 100
+    after = trainer.bare_model.state_dict()
+    trained = {name for name, p in trainer.bare_model.named_parameters() if p.requires_grad}
+    assert sum(not before[name].equal(after[name]) for name in trained) > 0.9 * len(trained)
+    assert (shapes / "output" / "model_final.pth").is_file()
