@@ -138,9 +138,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 raise InputError(
                     f"{path} cannot be resumed: its state of the {name} does not fit this config"
-                    f" ({error})."
-                    " Use the config of that run, or start a new run from its weights by"
-                    " MODEL.WEIGHTS."
+                    f" ({error}). Use the config of that run, or start a new run from its weights"
+                    " by MODEL.WEIGHTS."
                 ) from error
         return rest
 
@@ -154,8 +153,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"The checkpoint {path} cannot be fetched: {error}. Download it by other means and"
-                f" name the"
-                " file by MODEL.WEIGHTS."
+                " name the file by MODEL.WEIGHTS."
             ) from None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -310,17 +308,14 @@ def _cut_off(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(
         f"{path} ({path.stat().st_size / 1e6:.1f} MB) is cut off or damaged: {reason}. Copy or"
-        f" download it"
-        " again, or use an older checkpoint of the run."
+        " download it again, or use an older checkpoint of the run."
     )
 
 
 def _unsafe(path: Path, culprit: str) -> InputError:
     return InputError(
-        f"{path} holds more than tensors and plain values ({culprit}); loading"
-        f" such"
-        " objects can run any code, so it is refused. If you trust its origin, load it yourself in"
-        " Python,"
+        f"{path} holds more than tensors and plain values ({culprit}); loading such objects can"
+        " run any code, so it is refused. If you trust its origin, load it yourself in Python,"
         " save its state_dict by torch.save, and name that file."
     )
 
@@ -409,6 +404,5 @@ def _check_weights(path: Path, weights: Any) -> None:
         if not isinstance(name, str) or not good:
             raise InputError(
                 f"{path} holds no weights of a model: {name!r} in it is a {type(value).__name__},"
-                f" not a"
-                " tensor."
+                " not a tensor."
             )

@@ -228,8 +228,8 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     if len(overrides) % 2:
         raise InputError(
             f"Overrides come in pairs KEY VALUE, but {len(overrides)} words were given after the"
-            f" options:"
-            f" {' '.join(overrides)}. Check for a forgotten value or for a space inside a value."
+            f" options: {' '.join(overrides)}. Check for a forgotten value or for a space inside a"
+            " value."
         )
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         value = _parse_value(text)

@@ -148,8 +148,8 @@ def _register(entry: Entry) -> None:
     _registered[entry.name] = _Registered(entry, stamp, facts)
     if facts.left_out:
         logger.warning(
-            f"{entry.name}: {facts.left_out} boxes without area are left out;"
-            f" `python -m dataset_tools check {entry.json}` names them"
+            f"{entry.name}: {facts.left_out} boxes without area are left out; `python -m"
+            f" dataset_tools check {entry.json}` names them"
         )
 
 
@@ -194,8 +194,7 @@ def _parse_entry(value: Any, index: int) -> Entry:
         raise InputError(
             f"{where} has {', '.join(sorted(k.upper() for k in kinds)) or 'no labels'}. Give JSON;"
             " or PANOPTIC_JSON and PANOPTIC_ROOT, with or without JSON and SEM_SEG_ROOT; or"
-            " SEM_SEG_ROOT"
-            " and STUFF_CLASSES."
+            " SEM_SEG_ROOT and STUFF_CLASSES."
         )
     if kinds == {"sem_seg_root"} and "stuff_classes" not in given:
         raise InputError(f"{where} has SEM_SEG_ROOT but no STUFF_CLASSES, the names of its labels.")
@@ -384,16 +383,14 @@ def _keypoint_metadata(entry: Entry, category: Category) -> dict[str, Any]:
     if unknown:
         raise InputError(
             f"KEYPOINT_FLIP_MAP of {entry.name} has {', '.join(unknown)}; the keypoints in"
-            f" {entry.json}"
-            f" are {', '.join(names)}."
+            f" {entry.json} are {', '.join(names)}."
         )
     rules = []
     for i, (a, b) in enumerate(category.skeleton):
         if not (0 < a <= len(names) and 0 < b <= len(names)):
             raise InputError(
                 f"{entry.json}: the skeleton of {category.name} joins {a} and {b}, but its"
-                f" keypoints are"
-                f" numbered from 1 to {len(names)}."
+                f" keypoints are numbered from 1 to {len(names)}."
             )
         rgb = colorsys.hsv_to_rgb(i / len(category.skeleton), 0.8, 1.0)
         rules.append((names[a - 1], names[b - 1], tuple(round(255 * v) for v in rgb)))
@@ -451,8 +448,7 @@ def _load_rotated(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
         if len(box) != 5 or not all(map(math.isfinite, box)):
             raise InputError(
                 f"{entry.json}: annotations[{i}] has the bbox {box}, but the first annotation says"
-                f" that boxes"
-                " are rotated: [centre x, centre y, width, height, angle in degrees]."
+                " that boxes are rotated: [centre x, centre y, width, height, angle in degrees]."
             )
         if box[2] <= 0 or box[3] <= 0:
             counts["left_out"] += 1
@@ -524,7 +520,7 @@ def _load_panoptic(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{entry.panoptic_json} is not a panoptic COCO file: {error!r} is missing or has"
-            f" another type."
+            " another type."
         ) from None
     if not records:
         raise InputError(f"{entry.panoptic_json} holds no annotations.")
@@ -612,6 +608,6 @@ def _check_files_exist(paths: Sequence[str], what: str) -> None:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(
             f"{what}: {len(missing)} of {len(paths)} files are missing:"
-            f" {', '.join(missing[:3])}{more}. Check the folder, or remove them from the dataset by"
-            " `python -m dataset_tools check --fix`."
+            f" {', '.join(missing[:3])}{more}. Check the folder, or remove them from the dataset"
+            " by `python -m dataset_tools check --fix`."
         )

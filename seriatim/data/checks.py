@@ -47,17 +47,15 @@ def require_known(cfg: CfgNode, names: Iterable[str]) -> None:
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise InputError(
                 f"DATASETS names {name}, which is not registered.{hint} SERIATIM.DATASETS"
-                f" describes:"
-                f" {', '.join(own) or 'nothing'}."
+                f" describes: {', '.join(own) or 'nothing'}."
             )
         json_file = MetadataCatalog.get(name).get("json_file")
         if name not in own and json_file and not Path(json_file).is_file():
             raise InputError(
                 f"The dataset {name} is one that Detectron2 knows by name, but its file"
-                f" {json_file} is"
-                " not there. For your own data describe it in SERIATIM.DATASETS and name it in"
-                " DATASETS.TRAIN and DATASETS.TEST; for this one set the environment variable"
-                " DETECTRON2_DATASETS to the folder that holds it."
+                f" {json_file} is not there. For your own data describe it in SERIATIM.DATASETS"
+                " and name it in DATASETS.TRAIN and DATASETS.TEST; for this one set the"
+                " environment variable DETECTRON2_DATASETS to the folder that holds it."
             )
 
 
@@ -115,8 +113,7 @@ def _check_dataset(cfg: CfgNode, name: str, facts: Facts, is_train: bool) -> Non
     if architecture in _DETECTORS | _SEMANTIC.keys() and facts.kind not in wanted:
         raise InputError(
             f"{architecture} cannot use {name}, whose labels are {facts.kind.replace('_', ', ')};"
-            f" it"
-            f" takes {' or '.join(kind.replace('_', ', ') for kind in wanted)}."
+            f" it takes {' or '.join(kind.replace('_', ', ') for kind in wanted)}."
             " seriatim/data/catalog.py lists which keys of SERIATIM.DATASETS make which."
         )
     rotated_model = cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RRPN"
@@ -144,18 +141,15 @@ def _check_objects(cfg: CfgNode, name: str, facts: Facts) -> None:
         if wants and (masks == 0 or (masks < facts.annotations and cfg.MODEL.MASK_ON)):
             raise InputError(
                 f"{key} needs masks, but {facts.annotations - masks} of the {facts.annotations}"
-                f" objects"
-                f" in {name} have none. Turn it off, or use data with masks."
+                f" objects in {name} have none. Turn it off, or use data with masks."
             )
     if cfg.MODEL.MASK_ON and facts.rles and cfg.INPUT.MASK_FORMAT == "polygon":
         raise InputError(
             f"{facts.rles} masks in {name} are bitmaps (RLE), which INPUT.MASK_FORMAT polygon"
-            f" cannot"
-            " hold. Set INPUT.MASK_FORMAT to bitmask."
+            " cannot hold. Set INPUT.MASK_FORMAT to bitmask."
         )
     if cfg.MODEL.KEYPOINT_ON and not (facts.keypoint_names and facts.keypoints):
         raise InputError(
             f"MODEL.KEYPOINT_ON needs keypoints, but {name} has none, or its categories do not"
-            f" agree"
-            " in them. Turn it off, or use data whose categories name the same keypoints."
+            " agree in them. Turn it off, or use data whose categories name the same keypoints."
         )

@@ -33,8 +33,7 @@ def resolve_num_classes(cfg: CfgNode) -> None:
     if not names:
         raise InputError(
             "DATASETS.TRAIN and DATASETS.TEST are empty. Describe your data in SERIATIM.DATASETS"
-            " and"
-            " name it in DATASETS.TRAIN, or in DATASETS.TEST to evaluate only."
+            " and name it in DATASETS.TRAIN, or in DATASETS.TEST to evaluate only."
         )
     require_known(cfg, names)
     things, stuff = shared_metadata(names, "thing_classes"), shared_metadata(names, "stuff_classes")
@@ -48,8 +47,8 @@ def resolve_num_classes(cfg: CfgNode) -> None:
             shown = f"{', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}"
             raise InputError(
                 f"{path}.NUM_CLASSES is {group.NUM_CLASSES}, but the data ({', '.join(names)}) has"
-                f" {len(classes)} categories: {shown}. Set it to {len(classes)}, or to 0 to take it"
-                " from the data."
+                f" {len(classes)} categories: {shown}. Set it to {len(classes)}, or to 0 to take"
+                " it from the data."
             )
     if cfg.MODEL.KEYPOINT_ON:
         _resolve_keypoints(cfg, names)
@@ -62,8 +61,8 @@ def shared_metadata(names: Sequence[str], field: str) -> list[str] | None:
         if values != first[1]:
             raise InputError(
                 f"{first[0]} and {name} differ in their {field}: {_difference(first[1], values)}."
-                " Datasets that are used together need the same ones in the same order;"
-                " `python -m dataset_tools merge` makes them so."
+                " Datasets that are used together need the same ones in the same order; `python"
+                " -m dataset_tools merge` makes them so."
             )
     return first[1] or None
 
@@ -113,8 +112,7 @@ def _resolve_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
         raise InputError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {head.NUM_KEYPOINTS}, but the data has"
             f" {len(keypoints)}: {', '.join(keypoints)}. Set it to {len(keypoints)}, or to 0 to"
-            f" take it"
-            " from the data."
+            " take it from the data."
         )
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     if not sigmas and len(keypoints) != COCO_KEYPOINTS:

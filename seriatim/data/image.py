@@ -35,7 +35,7 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
     except FileNotFoundError:
         raise InputError(
             f"The image {path} does not exist. Check IMAGES of its dataset and file_name in the"
-            f" JSON."
+            " JSON."
         ) from None
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         raise InputError(

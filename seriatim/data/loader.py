@@ -90,7 +90,7 @@ class TrainingBatches(torchdata.Sampler):
         if batch_size % world_size:
             raise InputError(
                 f"SOLVER.IMS_PER_BATCH {batch_size} cannot be shared evenly by {world_size}"
-                f" processes."
+                " processes."
             )
         self._stream, self._batch_size, self._start, self._group = stream, batch_size, start, group
         share = batch_size // world_size
@@ -302,8 +302,8 @@ def _repeat_factors(
         repeat[np.random.default_rng(seed).permutation(len(records))[:count]] = 1
     elif sampler != "TrainingSampler":
         raise InputError(
-            f"DATALOADER.SAMPLER_TRAIN is {sampler}; there are {', '.join(SAMPLERS)}."
-            " Datasets are weighted by SERIATIM.DATASET_WEIGHTS."
+            f"DATALOADER.SAMPLER_TRAIN is {sampler}; there are {', '.join(SAMPLERS)}. Datasets are"
+            " weighted by SERIATIM.DATASET_WEIGHTS."
         )
     weights = cfg.SERIATIM.DATASET_WEIGHTS
     if not weights:
@@ -311,8 +311,7 @@ def _repeat_factors(
     if len(weights) != len(names) or any(weight < 0 for weight in weights) or not sum(weights):
         raise InputError(
             f"SERIATIM.DATASET_WEIGHTS {tuple(weights)} needs one weight of at least 0 for each of"
-            f" the"
-            f" {len(names)} datasets in DATASETS.TRAIN ({', '.join(names)}), not all of them 0."
+            f" the {len(names)} datasets in DATASETS.TRAIN ({', '.join(names)}), not all of them 0."
         )
     # An epoch keeps its length; a dataset's share of it is its share of the weights.
     parts = np.split(repeat, np.cumsum(sizes)[:-1])
@@ -332,6 +331,5 @@ def _orientations(records: Sequence[Record]) -> np.ndarray:
     except KeyError:
         raise InputError(
             "DATALOADER.ASPECT_RATIO_GROUPING needs the size of every image in its record, which"
-            " this"
-            " dataset does not have. Set it to False."
+            " this dataset does not have. Set it to False."
         ) from None

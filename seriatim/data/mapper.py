@@ -343,8 +343,8 @@ def _check_size(record: Record, size: tuple[int, int]) -> None:
         raise InputError(
             f"The image {record['file_name']} is {size[1]}×{size[0]} px, but its dataset says"
             f" {recorded[1]}×{recorded[0]}. If it was turned or scaled after labelling, the labels"
-            f" do not fit;"
-            " `python -m dataset_tools check` finds all such images, --fix mends the recorded size."
+            " do not fit; `python -m dataset_tools check` finds all such images, --fix mends the"
+            " recorded size."
         )
 
 
@@ -362,8 +362,7 @@ def _read_sem_seg(record: Record, size: tuple[int, int]) -> np.ndarray | None:
     if labels.shape != size:
         raise InputError(
             f"The label image {path} is {labels.shape[1]}×{labels.shape[0]} px, but"
-            f" {record['file_name']} is"
-            f" {size[1]}×{size[0]}."
+            f" {record['file_name']} is {size[1]}×{size[0]}."
         )
     return labels
 
