@@ -338,14 +338,17 @@ def test_cached_images_stay_as_they_are(config, image_format):
 def test_boxes_alone_follow_the_transforms_of_their_source(config, flat_records, aug):
     mapper = build(config, aug, use_instance_mask=False, recompute_boxes=False)
     mapper.use_pool(flat_records)
+    quarters = set()
     for seed in range(10):
         np.random.seed(seed)
         result = mapper(flat_records[seed % len(flat_records)])
         for instance, annotation, source in expected_by_inverse(result, flat_records):
             moved = source.transforms.apply_box(np.array([annotation["bbox"]], dtype=float))[0]
             x0, y0, x1, y1 = source.window
+            quarters.add((x0 > 0, y0 > 0))
             expected = np.clip(moved, [x0, y0, x0, y0], [x1, y1, x1, y1])
             np.testing.assert_allclose(instance.gt_boxes.tensor[0], expected, atol=1e-3)
+    assert len(quarters) == 4
 
 
 def test_mosaic_tiles_four_images(config, flat_records):
