@@ -252,7 +252,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         head = file.read(64)
     _refuse_other_kinds(path, head)
     if path.suffix == ".pkl":
-        return _zoo_content(path, _load_arrays(path))
+        return _zoo_content(path, load_arrays(path))
     data = _torch_load(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}, not the weights of a model.")
@@ -371,7 +371,12 @@ def _array_globals() -> dict[tuple[str, str], Any]:
 _SAFE_GLOBALS = _array_globals()
 
 
-def _load_arrays(path: Path) -> Any:
+def load_arrays(path: Path) -> Any:
+    """A pickle of NumPy arrays, numbers, strings and containers of them.
+
+    Raises:
+        InputError: it is cut off, or holds anything else.
+    """
     try:
         with path.open("rb") as file:
             # The zoo's files were pickled by Python 2.

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,11 +23,13 @@ import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.build import trivial_batch_collator
+from detectron2.data.build import load_proposals_into_dataset, trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from dataset_tools.errors import InputError
+from seriatim.checkpoint import load_arrays
 from seriatim.data.mapper import SeriatimMapper
 
 logger = logging.getLogger(__name__)
@@ -236,6 +239,9 @@ def build_test_loader(
     records = DatasetCatalog.get(name)
     if not records:
         raise InputError(f"The dataset {name} has no images: there is nothing to evaluate on.")
+    if cfg.MODEL.LOAD_PROPOSALS:
+        number = [*cfg.DATASETS.TEST, name].index(name)
+        _add_proposals(records, cfg.DATASETS.PROPOSAL_FILES_TEST, number)
     if mapper is None:
         mapper = SeriatimMapper(cfg, is_train=False)
     stored = DatasetFromList(records, copy=False)
@@ -265,9 +271,6 @@ def training_records(cfg: CfgNode) -> tuple[list[int], list[Record]]:
                 min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
                 if cfg.MODEL.KEYPOINT_ON
                 else 0,
-                proposal_files=[cfg.DATASETS.PROPOSAL_FILES_TRAIN[i]]
-                if cfg.MODEL.LOAD_PROPOSALS
-                else None,
             )
         except AssertionError:
             found = []
@@ -276,9 +279,25 @@ def training_records(cfg: CfgNode) -> tuple[list[int], list[Record]]:
                 f"The training set {name} has no image that can be used: it has none, or"
                 " DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without objects."
             )
+        if cfg.MODEL.LOAD_PROPOSALS:
+            _add_proposals(found, cfg.DATASETS.PROPOSAL_FILES_TRAIN, i)
         sizes.append(len(found))
         records += found
     return sizes, records
+
+
+def _add_proposals(records: list[Record], files: Sequence[str], number: int) -> None:
+    """Put the precomputed proposals of dataset `number` into its records."""
+    if number >= len(files):
+        raise InputError(
+            "MODEL.LOAD_PROPOSALS needs a file of proposals for each dataset, in"
+            " DATASETS.PROPOSAL_FILES_TRAIN and PROPOSAL_FILES_TEST."
+        )
+    path = Path(PathManager.get_local_path(files[number]))
+    if not path.is_file():
+        raise InputError(f"There is no file of proposals {path}. Check DATASETS.PROPOSAL_FILES_….")
+    load_arrays(path)  # Detectron2 unpickles it without asking: it must hold nothing but arrays
+    load_proposals_into_dataset(records, str(path))
 
 
 def _check_known(name: str) -> None:
@@ -293,6 +312,8 @@ def _repeat_factors(
     repeat = np.ones(len(records))
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if sampler == "RepeatFactorTrainingSampler":
+        if any("annotations" not in record for record in records):
+            raise InputError(f"DATALOADER.SAMPLER_TRAIN {sampler} needs data with objects.")
         repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD
         ).numpy()

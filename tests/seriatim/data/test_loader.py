@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 from collections import Counter
 from pathlib import Path
@@ -268,6 +269,40 @@ def test_test_loader_gives_every_image_once_in_order(config, workers):
     assert "instances" not in next(iter(loader))[0]
     larger = build_test_loader(cfg, "shapes", batch_size=3)
     assert [len(batch) for batch in larger] == [3, 3, 2]
+
+
+# Precomputed proposals
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code of the file",)
+
+
+def test_proposals(config, tmp_path, capsys):
+    cfg = config()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.DATASETS.TEST = ("shapes",)
+    with pytest.raises(InputError, match="file of proposals for each"):
+        build_train_loader(cfg)
+    path = tmp_path / "proposals.pkl"
+    cfg.DATASETS.PROPOSAL_FILES_TRAIN = cfg.DATASETS.PROPOSAL_FILES_TEST = (str(path),)
+    with pytest.raises(InputError, match="no file of proposals"):
+        build_train_loader(cfg)
+    proposals = {
+        "ids": list(range(1, 9)),
+        "boxes": [np.array([[0, 0, 10, 20], [5, 5, 30, 30]], dtype=np.float32)] * 8,
+        "objectness_logits": [np.array([0.2, 0.9], dtype=np.float32)] * 8,
+    }
+    path.write_bytes(pickle.dumps(proposals))
+    for loader in (build_train_loader(cfg), build_test_loader(cfg, "shapes")):
+        item = next(iter(loader))[0]["proposals"]
+        assert item.objectness_logits.tolist() == pytest.approx([0.9, 0.2])
+        assert len(item.proposal_boxes) == 2
+    path.write_bytes(pickle.dumps({**proposals, "bbox_mode": Evil()}))
+    with pytest.raises(InputError, match="refused"):
+        build_train_loader(cfg)
+    assert "code of the file" not in capsys.readouterr().out
 
 
 # What is wrong
