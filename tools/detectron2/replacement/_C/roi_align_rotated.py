@@ -42,13 +42,15 @@ def roi_align_rotated_forward(
         input, rois = input.float(), rois.float()
     rois = rois.to(input.dtype)
     pooled = (pooled_height, pooled_width)
-    order: list[Tensor] = [torch.zeros(0, dtype=torch.int64, device=rois.device)]
-    outputs: list[Tensor] = [input[:0].new_zeros(0, input.shape[1], *pooled)]
-    for image, samples, part in _groups(
-        rois, spatial_scale, pooled, sampling_ratio, input.shape[1]
-    ):
+    samples = _samples_per_cell(rois, spatial_scale, pooled, sampling_ratio)
+    order, outputs = (
+        [rois.new_zeros(0, dtype=torch.int64)],
+        [input.new_zeros(0, input.shape[1], *pooled)],
+    )
+    for image, part in _batches(rois, samples, pooled, input.shape[1]):
+        points = _sample_points(rois[part, 1:], spatial_scale, pooled, samples[part])
         order.append(part)
-        outputs.append(_pool(input[image], rois[part, 1:], spatial_scale, pooled, samples))
+        outputs.append(_pool(input[image : image + 1], *points, len(part), pooled))
     return torch.cat(outputs)[torch.cat(order).argsort()].to(dtype)
 
 
@@ -74,65 +76,76 @@ def roi_align_rotated_backward(
         return torch.autograd.grad(output, zeros, grad)[0]
 
 
-def _groups(
-    rois: Tensor, scale: float, pooled: tuple[int, int], sampling_ratio: int, channels: int
-) -> Iterator[tuple[int, tuple[int, int], Tensor]]:
-    """Boxes that can be pooled in one go: (image, (rows, columns) of samples per cell, indices)."""
-    if not len(rois):
-        return
-    if sampling_ratio > 0:
-        samples = torch.full_like(rois[:, :2], sampling_ratio)
-    else:
-        height_width = rois[:, [4, 3]] * scale
-        samples = torch.ceil(height_width / rois.new_tensor(pooled)).clamp(min=1)
-    keys, members = (
-        torch.cat([rois[:, :1], samples], dim=1).long().unique(dim=0, return_inverse=True)
-    )
-    for number, (image, rows, columns) in enumerate(keys.tolist()):
-        values = channels * rows * columns * math.prod(pooled)
-        indices = (members == number).nonzero()[:, 0]
-        for part in indices.split(max(1, _SAMPLED_AT_ONCE // max(1, values))):
-            yield image, (rows, columns), part
-
-
-def _pool(
-    feature: Tensor, boxes: Tensor, scale: float, pooled: tuple[int, int], samples: tuple[int, int]
+def _samples_per_cell(
+    rois: Tensor, scale: float, pooled: tuple[int, int], sampling_ratio: int
 ) -> Tensor:
-    """(R, C, *pooled) from one feature map (C, H, W) and boxes (R, 5), `samples` per cell."""
-    x, y = _sample_points(boxes, scale, pooled, samples)
-    height, width = feature.shape[-2:]
-    # grid_sample takes -1 … 1 from the first to the last px; "border" repeats the outermost one.
-    grid = torch.stack([x / max(width - 1, 1), y / max(height - 1, 1)], dim=-1) * 2 - 1
-    values = F.grid_sample(
-        feature[None],
-        grid.flatten(1, 2)[None].flatten(1, 2)[:, :, None],
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
-    )
-    # More than one px outside of the feature map there is nothing.
-    inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height)
-    values = values.view(len(feature), *x.shape) * inside
-    rows, columns = samples
-    cells = values.view(len(feature), len(boxes), pooled[0], rows, pooled[1], columns)
-    return cells.mean(dim=(3, 5)).transpose(0, 1)
+    """int64 (R, 2): rows and columns of sample points in each output cell of each box."""
+    if sampling_ratio > 0:
+        return torch.full_like(rois[:, :2], sampling_ratio, dtype=torch.int64)
+    height_width = rois[:, [4, 3]] * scale
+    return torch.ceil(height_width / rois.new_tensor(pooled)).clamp(min=1).long()
+
+
+def _batches(
+    rois: Tensor, samples: Tensor, pooled: tuple[int, int], channels: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(image, indices of boxes in it) such that the values sampled at once are bounded."""
+    values = samples.prod(dim=1) * (math.prod(pooled) * channels)
+    for image in rois[:, 0].long().unique().tolist():
+        indices = (rois[:, 0].long() == image).nonzero()[:, 0]
+        batch = values[indices].cumsum(dim=0) // _SAMPLED_AT_ONCE
+        for number in batch.unique():
+            yield image, indices[batch == number]
 
 
 def _sample_points(
-    boxes: Tensor, scale: float, pooled: tuple[int, int], samples: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """x and y in px of the map: (R, pooled rows * rows, pooled columns * columns)."""
-    centre = boxes[:, :2] * scale - 0.5
-    rows, columns = (
-        (torch.arange(cells * per_cell, device=boxes.device, dtype=boxes.dtype) + 0.5)
-        / (cells * per_cell)
-        - 0.5
-        for cells, per_cell in zip(pooled, samples, strict=True)
-    )
-    across = (columns * boxes[:, 2:3] * scale)[:, None, :]
-    down = (rows * boxes[:, 3:4] * scale)[:, :, None]
+    boxes: Tensor, scale: float, pooled: tuple[int, int], samples: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All sample points of boxes (R, 5), box after box.
+
+    Returns:
+        x, y: (P,) px of the feature map.
+        cell: (P,) the output cell, counted through all boxes.
+        share: (P,) what a point counts for in the mean of its cell.
+    """
+    grid = samples * samples.new_tensor(pooled)
+    count = grid.prod(dim=1)
+    box = torch.arange(len(boxes), device=boxes.device).repeat_interleave(count)
+    number = torch.arange(len(box), device=boxes.device) - (count.cumsum(dim=0) - count)[box]
+    row, column = number // grid[box, 1], number % grid[box, 1]
+    cell_row, cell_column = row // samples[box, 0], column // samples[box, 1]
+    cell = (box * pooled[0] + cell_row) * pooled[1] + cell_column
+    share = (1 / samples.prod(dim=1).to(boxes.dtype))[box]
+
+    x_centre, y_centre, width, height = (boxes[:, :4] * scale).unbind(dim=1)
     angle = boxes[:, 4] * (math.pi / 180)
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    x = down * sin + across * cos + centre[:, 0, None, None]
-    y = down * cos - across * sin + centre[:, 1, None, None]
-    return x, y
+    across = ((column.to(boxes.dtype) + 0.5) / grid[box, 1] - 0.5) * width[box]
+    down = ((row.to(boxes.dtype) + 0.5) / grid[box, 0] - 0.5) * height[box]
+    cos, sin = angle.cos()[box], angle.sin()[box]
+    # Half a px: the centre of the first px is 0 here, 0.5 in the coordinates of boxes.
+    x = down * sin + across * cos + x_centre[box] - 0.5
+    y = down * cos - across * sin + y_centre[box] - 0.5
+    return x, y, cell, share
+
+
+def _pool(
+    feature: Tensor,
+    x: Tensor,
+    y: Tensor,
+    cell: Tensor,
+    share: Tensor,
+    boxes: int,
+    pooled: tuple[int, int],
+) -> Tensor:
+    """(R, C, *pooled) from one feature map (1, C, H, W) and the sample points of R boxes."""
+    channels, height, width = feature.shape[1:]
+    # grid_sample takes -1 … 1 from the first to the last px; "border" repeats the outermost one.
+    grid = torch.stack([x / max(width - 1, 1), y / max(height - 1, 1)], dim=-1) * 2 - 1
+    values = F.grid_sample(
+        feature, grid[None, None], mode="bilinear", padding_mode="border", align_corners=True
+    )
+    # More than one px outside of the feature map there is nothing.
+    inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height)
+    values = values[0, :, 0].t() * (share * inside)[:, None]
+    sums = values.new_zeros(boxes * math.prod(pooled), channels).index_add(0, cell, values)
+    return sums.view(boxes, *pooled, channels).permute(0, 3, 1, 2)
