@@ -6,7 +6,7 @@ from detectron2 import _C
 IS_MENDED = not _C.__file__.endswith((".so", ".pyd"))
 
 mended_only = pytest.mark.skipif(
-    not IS_MENDED, reason="the compiled extension has no deformable convolution on the CPU"
+    not IS_MENDED, reason="the compiled extension does not have this on the CPU"
 )
 
 
