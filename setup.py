@@ -16,7 +16,8 @@ REQUIRES = [
     "faster-coco-eval",
     "fvcore",
     "matplotlib",
-    "numpy",
+    # 2.0 brought bitwise_count.
+    "numpy>=2",
     # 9.1 brought Image.Resampling.
     "Pillow>=9.1",
     "pycocotools>=2.0.7",
@@ -33,6 +34,8 @@ REQUIRES = [
 ]
 DEV = [
     "hypothesis",
+    # The independent reference for the perceptual hash.
+    "imagehash",
     "pre-commit",
     "pytest>=8",
     "pytest-timeout",

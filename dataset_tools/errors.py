@@ -54,10 +54,11 @@ def explain_missing_package(error: ModuleNotFoundError) -> str | None:
 def complain(message: str) -> None:
     """Print `message` to standard error, wrapped; indented lines are kept as they are."""
     width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
-    for line in f"error: {message}".splitlines():
+    # A no-break space keeps "error:" beside the first word, however long that word (a path) is.
+    for line in f"error:\N{NO-BREAK SPACE}{message}".splitlines():
         if not line.startswith(" "):
             line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-        print(line, file=sys.stderr)
+        print(line.replace("\N{NO-BREAK SPACE}", " "), file=sys.stderr)
 
 
 def run(main: Callable[[], int | None]) -> int:

@@ -143,7 +143,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     yolo(tmp_path / "in", 100)
     # A reader that is never done with the last image.
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # A parent in the background has its children ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dataset_tools import cli\n"
         "from dataset_tools.formats import yolo\n"
         "size = yolo.image_size\n"

@@ -54,3 +54,9 @@ def test_our_own_fault_keeps_its_traceback(error, capsys):
 def test_success_and_a_code_of_ones_own():
     assert run(lambda: None) == 0
     assert run(lambda: 2) == 2
+
+
+def test_the_word_error_stays_beside_a_path_longer_than_the_line(capsys):
+    path = "/" + "very_long_folder_name/" * 8 + "labels.json"
+    run(_raise(InputError(f"{path} holds no images.")))
+    assert capsys.readouterr().err.startswith(f"error: {path}")
