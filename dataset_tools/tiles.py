@@ -9,8 +9,8 @@ def tile_origins(length: int, tile: int, overlap: float) -> list[int]:
     """Left (or top) edges of tiles of `tile` px that cover `length` px.
 
     The tiles are spread evenly, so that neighbours share at least `overlap` (a share of the tile,
-    0 ≤ overlap < 1) and none reaches over the image's edge. An image that fits into one tile gets one
-    at 0, which is then larger than the image.
+    0 ≤ overlap < 1) and none reaches over the image's edge. An image that fits into one tile gets
+    one at 0, which is then larger than the image.
     """
     if length < 1 or tile < 1:
         raise ValueError(f"lengths are positive, not {length} px and {tile} px")

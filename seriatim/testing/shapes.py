@@ -1,8 +1,8 @@
 """A drawn dataset of circles, squares and triangles whose every annotation is exact.
 
-A shape's mask is the set of pixels whose centre lies inside its polygon; image, mask, box, keypoints and
-panoptic PNG come from that one mask, so a test can ask for equality rather than for closeness. Shapes
-of one image do not overlap.
+A shape's mask is the set of pixels whose centre lies inside its polygon; image, mask, box,
+keypoints and panoptic PNG come from that one mask, so a test can ask for equality rather than for
+closeness. Shapes of one image do not overlap.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ def make_shapes(
     *,
     rle: bool = False,
 ) -> Path:
-    """Draw `num_images` PNGs of `size` (height, width) into folder/images, and write folder/shapes.json.
+    """Draw `num_images` PNGs of `size` (height, width) into folder/images, and write
+    folder/shapes.json.
 
-    Of every eight images the fourth holds many small shapes and a crowd region (always RLE), the sixth
-    none at all. `rle` gives RLE masks instead of polygons.
+    Of every eight images the fourth holds many small shapes and a crowd region (always RLE), the
+    sixth none at all. `rle` gives RLE masks instead of polygons.
 
     Returns:
         The path of the COCO JSON.
@@ -86,7 +87,7 @@ def make_shapes(
 def make_panoptic_shapes(
     folder: str | Path, num_images: int = 8, seed: int = 0, size: tuple[int, int] = (96, 128)
 ) -> PanopticShapes:
-    """The images of `make_shapes` with panoptic and semantic labels: shapes before sky and ground."""
+    """The images of `make_shapes` with panoptic and semantic labels: shapes, sky and ground."""
     folder = Path(folder)
     instances = make_shapes(folder, num_images, seed, size)
     stuff = [
