@@ -165,10 +165,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def wrap_for_evaluation(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
-        """`model` as evaluation calls it: by tiles, or as it is."""
+        """`model` as evaluation calls it: by tiles, with test-time augmentation, or as it is."""
+        from seriatim.evaluation.augmented import wrap_augmented
         from seriatim.evaluation.tiled import wrap_tiled
 
-        return wrap_tiled(cfg, model)
+        return wrap_augmented(cfg, wrap_tiled(cfg, model))
 
     def build_hooks(self) -> list[detectron2_hooks.HookBase | None]:
         """The hooks in order: what changes the model, then what saves, evaluates and writes."""
