@@ -79,13 +79,14 @@ class TaskAlignedAssigner:
         iou = _pairwise_iou(gt_boxes, boxes)  # (B, M, P)
         class_index = gt_classes[:, :, None].expand(-1, -1, num_points)
         class_scores = scores.transpose(1, 2).gather(1, class_index)
-        candidate = _candidates(points, gt_boxes) & gt_valid[:, :, None]
+        distance = _center_distance(points, gt_boxes)
+        candidate = _candidates(points, gt_boxes, distance) & gt_valid[:, :, None]
         alignment = class_scores.pow(self.alpha) * iou.pow(self.beta) * candidate
 
         k = min(self.topk, num_points)
         # Ties at zero alignment (a fresh model) are broken by nearness, so that every object has
         # points.
-        rank = alignment - _distance_penalty(points, gt_boxes, candidate)
+        rank = alignment - _distance_penalty(distance, candidate)
         best = rank.topk(k, dim=-1).indices
         positive = torch.zeros_like(candidate).scatter_(-1, best, True) & candidate
 
@@ -112,23 +113,24 @@ class TaskAlignedAssigner:
         )
 
 
-def _candidates(points: Tensor, gt_boxes: Tensor) -> Tensor:
+def _center_distance(points: Tensor, gt_boxes: Tensor) -> Tensor:
+    """(B, M, P) px from each point to the centre of each object's box."""
+    centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
+    return torch.cdist(centers, points.expand(len(gt_boxes), -1, -1))
+
+
+def _candidates(points: Tensor, gt_boxes: Tensor, distance: Tensor) -> Tensor:
     """(B, M, P) bool: the point lies in the object's box, or is the nearest where none does."""
     low = points - gt_boxes[:, :, None, :2]
     high = gt_boxes[:, :, None, 2:] - points
     inside = torch.cat([low, high], dim=-1).amin(dim=-1) > 0
-    centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
-    nearest = torch.cdist(centers, points.expand(len(gt_boxes), -1, -1)).argmin(
-        dim=-1, keepdim=True
-    )
+    nearest = distance.argmin(dim=-1, keepdim=True)
     lonely = ~inside.any(dim=-1, keepdim=True)
     return inside | (torch.zeros_like(inside).scatter_(-1, nearest, True) & lonely)
 
 
-def _distance_penalty(points: Tensor, gt_boxes: Tensor, candidate: Tensor) -> Tensor:
+def _distance_penalty(distance: Tensor, candidate: Tensor) -> Tensor:
     """(B, M, P) in [0, 1e-12] for candidates, by distance to the box's centre; 1 for the others."""
-    centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
-    distance = torch.cdist(centers, points.expand(len(gt_boxes), -1, -1))
     distance = distance / distance.amax().clamp(min=1.0)
     return torch.where(candidate, distance * 1e-12, distance.new_tensor(1.0))
 
