@@ -24,10 +24,8 @@ from dataset_tools import errors
 # Command → (module, one line of help).
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("dataset_tools.convert", "labels of any known format to COCO JSON"),
-    "formats": (
-        "dataset_tools.list_formats",
-        "list the known formats, what each carries and loses",
-    ),
+    "export": ("dataset_tools.export", "COCO JSON to labels of another format"),
+    "formats": ("dataset_tools.list_formats", "the known formats, what each carries and loses"),
     "check": ("dataset_tools.check", "find faults in a COCO dataset, and mend what can be mended"),
     "stats": ("dataset_tools.stats", "count classes, sizes and shapes of objects"),
     "split": ("dataset_tools.split", "divide a dataset into train, val, …"),

@@ -74,6 +74,7 @@ class Image:
     id: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    content: bytes | None = None  # the image file itself, where the labels hold it
 
 
 @dataclass
@@ -95,6 +96,14 @@ class Summary:
     empty_images: int  # images without an annotation
     annotations: int
     per_category: dict[str, int]  # in the order of the categories; 0 for unused ones
+
+
+def whole_image(category: str, width: int, height: int, source: str = "") -> Annotation:
+    """The annotation that says: the image is of this category. So classification is kept in
+    COCO: a box around the whole image and the attribute `whole_image`."""
+    return Annotation(
+        category, (0, 0, width, height), attributes={"whole_image": True}, source=source
+    )
 
 
 def annotation_box(annotation: Annotation) -> Box | None:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 from dataset_tools import __version__
 from dataset_tools.coco import CocoWriter, Image, Summary
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
 from dataset_tools.formats import Format, Plan, get_format, recognise
-from dataset_tools.notes import Note, Notes
+from dataset_tools.images import walk_files
+from dataset_tools.notes import Notes
 from dataset_tools.parallel import default_workers, ordered_map
 from dataset_tools.progress import track
 from dataset_tools.table import text_table
@@ -35,7 +37,7 @@ examples:
 
 UNSPLIT = "all"  # file name for images without a split, if none has one
 REST = "rest"  # and if others have
-_PLACES_SHOWN = 3
+EMBEDDED_IMAGES = "images"  # folder for images that the labels hold
 _SPLIT_ORDER = {"train": 0, "val": 1, "test": 2}
 
 
@@ -86,6 +88,8 @@ def convert_dataset(
     chosen, evidence = _choose(format_name, path)
     notes = Notes()
     plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
+    if plan.embedded:
+        plan.image_root = output / EMBEDDED_IMAGES
     records = _read(plan, notes, workers, skip_errors)
     info = {
         "description": f"made from {chosen.title} by dataset_tools",
@@ -135,15 +139,7 @@ def add_more_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> 
     chosen = get_format(name)
     group = parser.add_argument_group(f"options of {chosen.name}: {chosen.title}")
     for option in chosen.options:
-        default = "" if option.default is None else f" (default: {option.default})"
-        group.add_argument(
-            option.flag,
-            type=option.type,
-            choices=option.choices,
-            default=option.default,
-            metavar=option.metavar,
-            help=(option.help + default).replace("%", "%%"),
-        )
+        option.add_to(group)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -189,23 +185,13 @@ def format_conversion(conversion: Conversion, path: Path) -> str:
         for name, total in totals.items()
     ]
     parts += [text_table(("category", *files, "total"), rows), ""]
-    parts += _told("dropped", conversion.notes.dropped.values())
-    parts += _told("suspicious", conversion.notes.suspicious.values())
+    parts += conversion.notes.lines()
     written = [str(summary.path) for summary in files.values()]
     parts += ["written:", *(f"  {file}" for file in written)]
     root = Path(os.path.relpath(conversion.plan.image_root))
     parts += [f"image root: {root}", "next:"]
     parts.append(f"  python -m dataset_tools check {shlex.join(written)}")
     return "\n".join(parts)
-
-
-def _told(heading: str, notes: Iterable[Note]) -> list[str]:
-    lines = []
-    for note in notes:
-        places = note.places[:_PLACES_SHOWN]
-        more = ", …" if note.count > len(places) else ""
-        lines.append(f"  {note.count:,} × {note.kind}: {', '.join(places)}{more}")
-    return [f"{heading}:", *lines] if lines else [f"{heading}: nothing"]
 
 
 def _choose(name: str, path: Path) -> tuple[Format, str]:
@@ -278,6 +264,7 @@ def _write(
     """Write a file for each split; none appears before all are whole."""
     with ExitStack() as stack:
         writers: dict[str | None, CocoWriter] = {}
+        embedded = stack.enter_context(_ImageFiles(output / EMBEDDED_IMAGES))
         seen: set[tuple[str | None, str]] = set()
         for image in images:
             key = (image.split, image.file_name)
@@ -289,6 +276,8 @@ def _write(
                 writer = CocoWriter(output, keep_ids=plan.keep_ids)
                 writers[image.split] = stack.enter_context(writer)
             writers[image.split].add(image)
+            if image.content is not None:
+                embedded.add(image)
         if not writers:
             reasons = "; ".join(f"{n.count} × {n.kind}" for n in notes.dropped.values())
             raise InputError(f"No image is left to be written{f': {reasons}' if reasons else ''}.")
@@ -303,10 +292,49 @@ def _write(
                 temporary, categories, {**info, "split_name": name}, plan.licenses
             )
             files[name].path = target
+        embedded.publish()
         if len(writers) > 1 and None in writers:
             count = files[REST].images
             notes.suspect(f"{count} images in no split (written to {REST}.json)", str(output))
     return files
+
+
+class _ImageFiles:
+    """Files of images that the labels hold: gathered in a hidden folder, put in place when all is
+    well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._hidden: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hidden is not None:
+            self._hidden.cleanup()
+
+    def add(self, image: Image) -> None:
+        """Keep the image's file. InputError if its name leads out of the folder."""
+        name = PurePosixPath(image.file_name)
+        if name.is_absolute() or ".." in name.parts or "\\" in image.file_name:
+            raise InputError(
+                f"{image.source}: the image's name {image.file_name!r} is no plain one."
+            )
+        if self._hidden is None:
+            self._hidden = tempfile.TemporaryDirectory(prefix=".images.", dir=self._folder.parent)
+        target = Path(self._hidden.name) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(image.content or b"")
+
+    def publish(self) -> None:
+        """Move the files to where the COCO files say they are."""
+        if self._hidden is None:
+            return
+        for name in walk_files(self._hidden.name):
+            target = self._folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(os.path.join(self._hidden.name, name), target)
 
 
 def _split_order(split: str | None) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
-from dataset_tools.formats import CARRIED, Format, all_formats, get_format
+from dataset_tools.formats import CARRIED, Format, Option, all_formats, get_format
 from dataset_tools.table import text_table
 
 EPILOG = """\
@@ -36,13 +36,18 @@ def run(args: argparse.Namespace) -> int:
 def overview(formats: Sequence[Format]) -> str:
     """A table of what each format carries, and below it what is lost."""
     rows = [
-        (f.name, *("yes" if kind in f.carries else "" for kind in CARRIED), f.title)
+        (
+            f.name,
+            *("yes" if kind in f.carries else "" for kind in CARRIED),
+            "yes" if f.write else "",
+            f.title,
+        )
         for f in formats
     ]
     lost = [f"  {f.name:<8} {f.loses}" for f in formats if f.loses]
     return "\n".join(
         [
-            text_table(("format", *CARRIED, "title"), rows),
+            text_table(("format", *CARRIED, "export", "title"), rows),
             "",
             "lost on the way to COCO:",
             *lost,
@@ -60,7 +65,9 @@ def describe(format_: Format) -> str:
         f"loses: {format_.loses or 'nothing'}",
         format_.conventions,
     ]
-    for option in format_.options:
+    if format_.write:
+        parts.append(f"can be exported to; loses: {format_.write_loses or 'nothing'}")
+    for option in (*format_.options, *format_.write_options):
         values = (
             f" {{{','.join(option.choices)}}}" if option.choices else f" {option.metavar or ''}"
         )
@@ -80,22 +87,31 @@ def markdown(formats: Sequence[Format]) -> str:
         "",
         "`python -m dataset_tools convert FORMAT PATH -o DIR` reads these; with `auto` as FORMAT "
         "the",
-        "files' content decides.",
+        "files' content decides. `python -m dataset_tools export FORMAT DATASET.json … -o DIR` "
+        "writes",
+        "those marked so.",
         "",
-        f"| format | | {' | '.join(CARRIED)} |",
-        f"|---|---|{'---|' * len(CARRIED)}",
+        f"| format | | {' | '.join(CARRIED)} | export |",
+        f"|---|---|{'---|' * len(CARRIED)}---|",
     ]
     for format_ in formats:
         marks = " | ".join("✓" if kind in format_.carries else "" for kind in CARRIED)
-        lines.append(f"| [{format_.name}](#{format_.name}) | {format_.title} | {marks} |")
+        written = "✓" if format_.write else ""
+        link = f"[{format_.name}](#{format_.name})"
+        lines.append(f"| {link} | {format_.title} | {marks} | {written} |")
     for format_ in formats:
-        lines += ["", f"## {format_.name}", "", f"**{format_.title}.** PATH is a {format_.layout}."]
+        lines += ["", f"## {format_.name}", "", f"**{format_.title}.** PATH: {format_.layout}."]
         lines += ["", format_.conventions, "", f"Lost: {format_.loses or 'nothing'}."]
-        if format_.options:
-            lines += ["", "| option | values | meaning |", "|---|---|---|"]
-        for option in format_.options:
-            values = ", ".join(
-                f"**{c}**" if c == option.default else c for c in option.choices or ()
-            )
-            lines.append(f"| `{option.flag}` | {values or option.metavar} | {option.help} |")
+        lines += _option_table(format_.options)
+        if format_.write:
+            lines += ["", f"Exported to; lost then: {format_.write_loses or 'nothing'}."]
+            lines += _option_table(format_.write_options)
     return "\n".join(lines) + "\n"
+
+
+def _option_table(options: Sequence[Option]) -> list[str]:
+    lines = ["", "| option | values | meaning |", "|---|---|---|"] if options else []
+    for option in options:
+        values = ", ".join(f"**{c}**" if c == option.default else c for c in option.choices or ())
+        lines.append(f"| `{option.flag}` | {values or option.metavar} | {option.help} |")
+    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 EXAMPLES_KEPT = 10
+_PLACES_TOLD = 3
 
 
 @dataclass(slots=True)
@@ -46,6 +47,10 @@ class Notes:
                 kept.count += note.count
                 kept.places += note.places[: EXAMPLES_KEPT - len(kept.places)]
 
+    def lines(self) -> list[str]:
+        """Text for the terminal: what was dropped, what is suspicious, the first places of each."""
+        return [*_told("dropped", self.dropped), *_told("suspicious", self.suspicious)]
+
     def __bool__(self) -> bool:
         return bool(self.dropped or self.suspicious)
 
@@ -55,3 +60,12 @@ class Notes:
         note.count += 1
         if len(note.places) < EXAMPLES_KEPT:
             note.places.append(place)
+
+
+def _told(heading: str, notes: dict[str, Note]) -> list[str]:
+    lines = [f"{heading}:" if notes else f"{heading}: nothing"]
+    for note in notes.values():
+        places = note.places[:_PLACES_TOLD]
+        more = ", …" if note.count > len(places) else ""
+        lines.append(f"  {note.count:,} × {note.kind}: {', '.join(places)}{more}")
+    return lines

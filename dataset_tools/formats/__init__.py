@@ -20,6 +20,7 @@ __all__ = [
     "all_formats",
     "get_format",
     "recognise",
+    "written_formats",
 ]
 
 # Name on the command line → module here. In this order they are listed.
@@ -44,6 +45,11 @@ def get_format(name: str) -> Format:
 def all_formats() -> list[Format]:
     """Every format, in the order of `NAMES`."""
     return [get_format(name) for name in NAMES]
+
+
+def written_formats() -> list[str]:
+    """Names of the formats that can be exported to."""
+    return [candidate.name for candidate in all_formats() if candidate.write]
 
 
 def recognise(path: str | Path) -> list[tuple[Format, Evidence]]:

@@ -8,22 +8,36 @@ Reading is in two steps, so that it can be shared between processes and streamed
 - `plan(path, notes, images=None, **options)` looks at the layout and gives a `Plan`: a list of
   items (label files, mostly) and a function that reads one of them;
 - `plan.read(item, notes)` yields the `Image` records of one item. It depends on its arguments only.
+
+Where COCO has no key of its own, all formats keep things in the same places, under `attributes`:
+
+- rotated boxes: the annotation's `rbox`, [centre x, centre y, width, height, angle] as Detectron2
+  has them (`dataset_tools.rotated`); its box is the tight one, its segmentation the four corners;
+- tracks: the annotation's `track_id`; the image's `video` (name) and `frame` (number, from 0);
+- labels of whole images: `coco.whole_image`; captions: the image's `captions`, a list of texts;
+- points and lines: the annotation's `points`, [x, y, …], with `shape` "point" or "line";
+- difficult, truncated, occluded, score …: attributes of that name.
+
+A format with a `write` can be exported to: `write(splits, folder, notes, images, **options)`.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dataset_tools.coco import Category, Image
+from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
 from dataset_tools.notes import Notes
 
-Carried = Literal["boxes", "masks", "keypoints", "rotation", "tracks", "attributes", "splits"]
+Carried = Literal[
+    "boxes", "masks", "keypoints", "rotation", "tracks", "labels", "attributes", "splits"
+]
 CARRIED: tuple[Carried, ...] = Carried.__args__
 
 # Folder and list names that mean a split, and the name that we give it.
@@ -54,6 +68,18 @@ class Option:
         """The keyword of `plan` that takes the value."""
         return self.flag.lstrip("-").replace("-", "_")
 
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        """Let a parser take the option."""
+        default = "" if self.default is None else f" (default: {self.default})"
+        group.add_argument(
+            self.flag,
+            type=self.type,
+            choices=self.choices,
+            default=self.default,
+            metavar=self.metavar,
+            help=(self.help + default).replace("%", "%%"),
+        )
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -76,6 +102,7 @@ class Plan:
     licenses: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # decisions taken, told in the summary
     keep_ids: bool = False  # records carry ids that the COCO file shall have
+    embedded: bool = False  # records hold the image files (`Image.content`); they get written
     parallel: bool = True  # reading an item is work enough to be given to another process
 
 
@@ -85,6 +112,25 @@ class Planner(Protocol):
     def __call__(
         self, path: Path, notes: Notes, images: Path | None = None, **options: Any
     ) -> Plan: ...
+
+
+class Writer(Protocol):
+    """Write COCO datasets by split (None: without one) as files of the format into `folder`.
+
+    The folder is new and empty, and appears at its place only when the writer has returned.
+    `images` is the image root that file names are relative to, or None if it is not known: a format
+    that needs the images puts them in place by `dataset_tools.export.place_image`. What the format
+    cannot hold is noted as dropped. Raises InputError for what cannot be written at all.
+    """
+
+    def __call__(
+        self,
+        splits: Mapping[str | None, Dataset],
+        folder: Path,
+        notes: Notes,
+        images: Path | None,
+        **options: Any,
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +146,9 @@ class Format:
     plan: Planner
     options: tuple[Option, ...] = ()
     conventions: str = ""  # pixels, edges, flags: how numbers are understood
+    write: Writer | None = None
+    write_options: tuple[Option, ...] = ()
+    write_loses: str = ""  # what of COCO the format cannot hold; "" if nothing
 
 
 class Glimpse:

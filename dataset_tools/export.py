@@ -1,0 +1,159 @@
+"""Write COCO datasets as labels of another format.
+
+`export_dataset` is the same for Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dataset_tools.coco import Dataset, image_root, load_coco
+from dataset_tools.errors import InputError
+from dataset_tools.formats import Format, get_format, written_formats
+from dataset_tools.notes import Notes
+
+EPILOG = """\
+examples:
+  python -m dataset_tools export yolo datasets/mine/train.json datasets/mine/val.json -o mine_yolo
+  python -m dataset_tools export voc all.json -o mine_voc --images photos
+  python -m dataset_tools export yolo --help     (options of one format)
+"""
+
+
+@dataclass
+class Export:
+    """What `export_dataset` wrote and could not write."""
+
+    format: Format
+    folder: Path
+    images: int
+    annotations: int
+    notes: Notes
+
+
+def export_dataset(
+    format_name: str,
+    datasets: Mapping[str | None, str | Path],
+    output: str | Path,
+    *,
+    images: str | Path | None = None,
+    **options: Any,
+) -> Export:
+    """Write the COCO files of `datasets` (by split; None: without one) into the new folder
+    `output`.
+
+    The folder appears whole or not at all. `images` is the image root; by default that which the
+    files record.
+
+    Raises:
+        InputError: the format has no writer, `output` is there already, or a file cannot be read.
+    """
+    chosen = get_format(format_name)
+    if chosen.write is None:
+        raise InputError(
+            f"{chosen.name} is read only. There are writers for: {', '.join(written_formats())}."
+        )
+    output = Path(output)
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise InputError(f"{output} is there already. Give a new folder by -o, or remove it.")
+    splits = {split: load_coco(path) for split, path in datasets.items()}
+    root = Path(images) if images else _common_root(datasets, splits)
+    notes = Notes()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        folder = Path(temporary) / output.name
+        folder.mkdir()
+        chosen.write(splits, folder, notes, root, **options)
+        if output.is_dir():
+            output.rmdir()  # it is empty
+        os.replace(folder, output)
+    return Export(
+        chosen,
+        output,
+        images=sum(len(dataset.images) for dataset in splits.values()),
+        annotations=sum(len(i.annotations) for d in splits.values() for i in d.images),
+        notes=notes,
+    )
+
+
+def place_image(root: Path | None, file_name: str, target: Path) -> None:
+    """Put the image `file_name` of the image root at `target`: as a hard link where that can be,
+    else as a copy. InputError if it is not there, or its name leads out of the root."""
+    if root is None:
+        raise InputError("This format needs the images. Give their folder by --images.")
+    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
+        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
+    source = root / file_name
+    if not source.is_file():
+        raise InputError(f"{source}: this image file is missing. Check --images.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that all formats take."""
+    parser.usage = "%(prog)s FORMAT DATASET.json … -o DIR [options]"
+    add = parser.add_argument
+    add("format", metavar="FORMAT", help=f"one of {', '.join(written_formats())}")
+    add("datasets", metavar="DATASET.json", type=Path, nargs="+", help="COCO files; each a split")
+    add("-o", "--output", metavar="DIR", type=Path, required=True, help="new folder")
+    add("--images", metavar="DIR", type=Path, help="image root, if the files do not record it")
+
+
+def add_more_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """The options of the format that the command line names."""
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None:
+        chosen = get_format(name)
+        group = parser.add_argument_group(f"options of {chosen.name}: {chosen.title}")
+        for option in chosen.write_options:
+            option.add_to(group)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and print what was written and what was not."""
+    chosen = get_format(args.format)
+    export = export_dataset(
+        args.format,
+        _by_split(args.datasets),
+        args.output,
+        images=args.images,
+        **{option.name: getattr(args, option.name) for option in chosen.write_options},
+    )
+    print(f"{chosen.title}: {export.images:,} images, {export.annotations:,} annotations")
+    if chosen.write_loses:
+        print(f"what {chosen.name} cannot hold: {chosen.write_loses}")
+    for line in export.notes.lines():
+        print(line)
+    print(f"written: {export.folder}")
+    print(f"next:\n  python -m dataset_tools convert {chosen.name} {export.folder} -o DIR")
+    return 0
+
+
+def _by_split(paths: Sequence[Path]) -> dict[str | None, Path]:
+    """Each file by its split, which is its name; a single `all.json` is no split."""
+    if len(paths) == 1 and paths[0].stem == "all":
+        return {None: paths[0]}
+    splits: dict[str | None, Path] = {path.stem: path for path in paths}
+    if len(splits) < len(paths):
+        raise InputError("Two datasets have the same file name, which is to be the split's name.")
+    return splits
+
+
+def _common_root(
+    paths: Mapping[str | None, str | Path], splits: Mapping[str | None, Dataset]
+) -> Path | None:
+    """The image root that the files record, if it is the same for all."""
+    roots = {image_root(paths[split], dataset.info) for split, dataset in splits.items()}
+    resolved = {root.resolve() for root in roots if root is not None}
+    return resolved.pop() if len(resolved) == len(roots) == 1 else None

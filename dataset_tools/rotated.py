@@ -1,0 +1,58 @@
+"""Rotated boxes, as Detectron2's `RotatedBoxes` have them, and the quadrangles that they are drawn
+as.
+
+A rotated box is (centre x, centre y, width, height, angle): px and degrees, counter-clockwise as
+one looks at the image, whose y axis points down. At angle 0 width lies along x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+RotatedBox = tuple[float, float, float, float, float]
+
+
+def corners(box: Sequence[float]) -> list[float]:
+    """[x1, y1, …, x4, y4]: at angle 0 top left, top right, bottom right, bottom left."""
+    x, y, width, height, angle = box
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    across = (width / 2 * cosine, -width / 2 * sine)  # from the centre to the middle of a side
+    along = (height / 2 * sine, height / 2 * cosine)
+    return [
+        coordinate
+        for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        for coordinate in (x + i * across[0] + j * along[0], y + i * across[1] + j * along[1])
+    ]
+
+
+def from_corners(quad: Sequence[float]) -> tuple[RotatedBox, float]:
+    """The rotated box of four corners in order (either sense), and how far they are from its own,
+    px.
+
+    A quadrangle that is a rectangle gives that rectangle, with the first side as its width. Of
+    another one the middles of opposite sides are joined; the second value tells how far that is
+    from the truth.
+    """
+    points = [(quad[i], quad[i + 1]) for i in range(0, 8, 2)]
+    if _signed_area(points) < 0:  # counter-clockwise on the screen: the other way round
+        points = [points[1], points[0], points[3], points[2]]
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = points
+    across = ((bx + cx - ax - dx) / 2, (by + cy - ay - dy) / 2)
+    along = ((cx + dx - ax - bx) / 2, (cy + dy - ay - by) / 2)
+    # Width and height are at right angles; the angle is that of the longer one, which is surer.
+    if math.hypot(*across) >= math.hypot(*along):
+        angle = math.degrees(math.atan2(-across[1], across[0]))
+    else:
+        angle = math.degrees(math.atan2(along[0], along[1]))
+    centre = (ax + bx + cx + dx) / 4, (ay + by + cy + dy) / 4
+    box = (*centre, math.hypot(*across), math.hypot(*along), angle)
+    own = corners(box)
+    error = max(math.hypot(x - own[2 * i], y - own[2 * i + 1]) for i, (x, y) in enumerate(points))
+    return box, error
+
+
+def _signed_area(points: Sequence[tuple[float, float]]) -> float:
+    """Twice the area; positive if the corners run clockwise on the screen."""
+    following = [*points[1:], points[0]]
+    return sum(x * v - u * y for (x, y), (u, v) in zip(points, following, strict=True))
