@@ -77,8 +77,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="tcp://HOST:PORT of machine 0 (several machines)",
     )
+    add_gates_argument(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
     return parser
+
+
+def add_gates_argument(parser: argparse.ArgumentParser) -> None:
+    """`--gates`, for every command that can run them."""
+    parser.add_argument(
+        "--gates",
+        default="fast",
+        metavar="WHICH",
+        help="checks before training: all, fast (default; a minute), NAME,NAME or off",
+    )
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

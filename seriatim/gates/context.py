@@ -1,0 +1,209 @@
+"""What gates have in hand: the config and, made from it as training would, data, models and steps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from seriatim.data.loader import seeded, training_records
+from seriatim.engine.state import preserve_plain_state, preserve_rng
+
+if TYPE_CHECKING:
+    from seriatim.engine.trainer import Trainer
+
+Record = dict[str, Any]
+Batch = list[dict[str, Any]]
+
+
+class Context:
+    """The pipeline that a config and a trainer class describe.
+
+    Whatever it gives is made by the trainer's own `build_*` methods, so that a user's overrides are
+    tested as they are. What gates do with models, generators and catalogs leaves no trace.
+
+    Args:
+        cfg: resolved and frozen, as `seriatim.engine.setup.setup` gives it.
+        trainer_class: the trainer whose `build_*` methods make the parts.
+    """
+
+    SEED = 7  # of everything random in a gate: a verdict must not depend on luck
+
+    def __init__(self, cfg: CfgNode, trainer_class: type[Trainer] | None = None) -> None:
+        if trainer_class is None:
+            from seriatim.engine.trainer import Trainer as trainer_class  # noqa: N813
+        self.cfg = cfg
+        self.trainer_class = trainer_class
+
+    # Nothing is left behind
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Random generators, cuDNN's and determinism's flags and the catalogs are put back."""
+        cudnn = torch.backends.cudnn
+        flags = (cudnn.benchmark, cudnn.deterministic)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        names = set(DatasetCatalog.list())
+        with preserve_rng():
+            try:
+                torch.manual_seed(self.SEED)
+                yield
+            finally:
+                cudnn.benchmark, cudnn.deterministic = flags
+                torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+                for name in set(DatasetCatalog.list()) - names:
+                    DatasetCatalog.remove(name)
+                    MetadataCatalog.pop(name, None)
+
+    # Config
+
+    def variant(self, *overrides: Any) -> CfgNode:
+        """The config with KEY, VALUE, KEY, VALUE … changed; a scratch folder as OUTPUT_DIR."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = self.scratch
+        cfg.merge_from_list(list(overrides))
+        cfg.freeze()
+        return cfg
+
+    @cached_property
+    def _scratch(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="seriatim_gates_")
+
+    @property
+    def scratch(self) -> str:
+        """A folder for what trainers and evaluators write; gone with the context."""
+        return self._scratch.name
+
+    # Data
+
+    @cached_property
+    def train_records(self) -> list[Record]:
+        """The records that training draws from."""
+        return training_records(self.cfg)[1]
+
+    @cached_property
+    def test_records(self) -> list[Record]:
+        """The records of the first of DATASETS.TEST; [] if there is none."""
+        names = self.cfg.DATASETS.TEST
+        return DatasetCatalog.get(names[0]) if names else []
+
+    def covering(self, records: Sequence[Record], count: int) -> list[Record]:
+        """`count` records that show as many classes as can be, those with few objects first."""
+        pool = [record for record in records if objects_of(record)]
+        pool.sort(key=lambda record: (abs(len(objects_of(record)) - 6), record["file_name"]))
+        chosen: list[Record] = []
+        seen: set[int] = set()
+        while pool and len(chosen) < count:
+            best = max(pool, key=lambda record: len(classes_of(record) - seen))
+            if not classes_of(best) - seen and seen:
+                seen = set()  # all that can be covered is: begin anew with what is left
+                best = max(pool, key=lambda record: len(classes_of(record)))
+            seen |= classes_of(best)
+            pool.remove(best)
+            chosen.append(best)
+        return chosen
+
+    def dataset_of(self, records: Sequence[Record], like: str, name: str) -> str:
+        """Register `records` under a name of the gates' own, with the metadata of `like`.
+
+        Its metadata has no json_file: an evaluator makes its own from the records.
+        """
+        name = f"__gates_{name}"
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name, None)
+        DatasetCatalog.register(name, lambda: copy.deepcopy(list(records)))
+        kept = {k: v for k, v in MetadataCatalog.get(like).as_dict().items() if k not in _OF_FILES}
+        MetadataCatalog.get(name).set(**{**kept, "name": name})
+        return name
+
+    def train_mapper(self, augment: bool = True, **overrides: Any):
+        """The trainer's mapper for training; without `augment` images are resized as in testing."""
+        from seriatim.data.mapper import build_augmentations
+
+        if not augment:
+            overrides["augmentations"] = build_augmentations(self.cfg, is_train=False)
+        return self.trainer_class.build_mapper(self.cfg, is_train=True, **overrides)
+
+    def inputs(self, records: Sequence[Record], augment: bool = False) -> Batch:
+        """`records` mapped for training, each with a seed of its own."""
+        mapper = self.train_mapper(augment)
+        mapped = []
+        for position, record in enumerate(records):
+            with seeded(self.SEED, position):
+                mapped.append(mapper(copy.deepcopy(record)))
+        return mapped
+
+    def batches(self, count: int, cfg: CfgNode | None = None) -> list[Batch]:
+        """The first batches of the trainer's loader, read in this process."""
+        cfg = (cfg or self.cfg).clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.freeze()
+        return list(itertools.islice(self.trainer_class.build_train_loader(cfg), count))
+
+    # Models
+
+    @cached_property
+    def _pristine(self) -> nn.Module:
+        with preserve_rng():
+            torch.manual_seed(self.SEED)
+            return self.trainer_class.build_model(self.cfg)
+
+    def new_model(self) -> nn.Module:
+        """A model as training starts from it, but for MODEL.WEIGHTS; in training mode, one's own."""
+        return copy.deepcopy(self._pristine).train()
+
+    def starting_model(self) -> nn.Module:
+        """As `new_model`, with MODEL.WEIGHTS loaded."""
+        from seriatim.checkpoint import SafeCheckpointer
+
+        model = self.new_model()
+        if self.cfg.MODEL.WEIGHTS:
+            SafeCheckpointer(model).load(self.cfg.MODEL.WEIGHTS)
+        return model.train()
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """The loss dict of `model`, with generators seeded and its plain numbers put back after."""
+        with EventStorage(), preserve_rng(), preserve_plain_state(model):
+            torch.manual_seed(self.SEED)
+            with torch.jit.optimized_execution(False):
+                losses = model(copy.deepcopy(batch))
+        return losses if isinstance(losses, dict) else {"total_loss": losses}
+
+    def detections(self, model: nn.Module, inputs: Batch) -> list[dict[str, Any]]:
+        """What `model` gives in evaluation mode for test inputs, in one batch."""
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                return model(copy.deepcopy(inputs))
+        finally:
+            model.train(was_training)
+
+
+# Metadata that speaks of files which the gates' own datasets do not have.
+_OF_FILES = ("name", "json_file", "image_root", "panoptic_json", "panoptic_root")
+
+
+def objects_of(record: Record) -> list[Record]:
+    """The annotations of a record that are no crowds."""
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+
+
+def classes_of(record: Record) -> set[int]:
+    """The contiguous class numbers that a record shows."""
+    return {annotation["category_id"] for annotation in objects_of(record)}

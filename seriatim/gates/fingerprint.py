@@ -1,0 +1,114 @@
+"""What a verdict depends on, as a hash: annotations, images, config keys, source, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from seriatim.gates.base import Gate
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "timm", "Pillow", "pycocotools")
+# Keys that say where results go and how fast they come, never what they are.
+_INDIFFERENT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SERIATIM.HOOKS", "SERIATIM.CACHE_MIB")
+
+
+def fingerprint(gate: Gate, cfg: CfgNode, trainer_class: type) -> str:
+    """A hash that changes whenever the verdict of `gate` could."""
+    parts = {
+        "gate": gate.name,
+        "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
+        "config": dict(_keys(cfg, gate.keys)),
+        "source": _sources(gate.packages, sys.modules[type(gate).__module__].__file__ or ""),
+        "data": _data(cfg) if gate.needs_data else "",
+        "versions": _versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _keys(cfg: CfgNode, prefixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for key, value in _leaves(cfg, ""):
+        if key.startswith(prefixes) and not key.startswith(_INDIFFERENT):
+            yield key, repr(value)
+
+
+def _leaves(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _sources(packages: tuple[str, ...], own_file: str) -> dict[str, str]:
+    """Hash of the source of every loaded module of `packages`, and of the user's own modules."""
+    hashes = {own_file: _file_hash(own_file)}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if not file.endswith(".py") or name.startswith("seriatim.gates"):
+            continue
+        ours = name.partition(".")[0] in ("seriatim", "dataset_tools")
+        if ours:
+            counts = any(name == p or name.startswith(p + ".") for p in packages)
+        else:
+            counts = bool(packages) and not _is_library(file)
+        if counts:
+            hashes[name] = _file_hash(file)
+    return hashes
+
+
+def _is_library(file: str) -> bool:
+    return (
+        "site-packages" in file or "dist-packages" in file or file.startswith(_standard_library())
+    )
+
+
+@cache
+def _standard_library() -> str:
+    return sysconfig.get_paths()["stdlib"]
+
+
+def _file_hash(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _data(cfg: CfgNode) -> dict[str, Any]:
+    """Of each dataset the bytes of its JSON and names, sizes and times of its images."""
+    found: dict[str, Any] = {}
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        json_file = MetadataCatalog.get(name).get("json_file") or ""
+        images = hashlib.sha256()
+        for record in DatasetCatalog.get(name):
+            images.update(f"{record['file_name']}\0{_stamp(record['file_name'])}\0".encode())
+        found[name] = (_file_hash(json_file), images.hexdigest())
+    return found
+
+
+def _stamp(file: str) -> str:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+@cache
+def _versions() -> dict[str, str]:
+    import detectron2
+
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    return versions | {"detectron2": detectron2.__version__, "python": platform.python_version()}
