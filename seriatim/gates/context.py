@@ -1,4 +1,4 @@
-"""What gates have in hand: the config and, made from it as training would, data, models and steps."""
+"""What gates have in hand: the config and, made from it as training would, data and models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -130,13 +130,14 @@ class Context:
         MetadataCatalog.get(name).set(**{**kept, "name": name})
         return name
 
-    def train_mapper(self, augment: bool = True, **overrides: Any):
+    def train_mapper(self, augment: bool = True):
         """The trainer's mapper for training; without `augment` images are resized as in testing."""
         from seriatim.data.mapper import build_augmentations
 
-        if not augment:
-            overrides["augmentations"] = build_augmentations(self.cfg, is_train=False)
-        return self.trainer_class.build_mapper(self.cfg, is_train=True, **overrides)
+        mapper = self.trainer_class.build_mapper(self.cfg, is_train=True)
+        if not augment and hasattr(mapper, "augmentations"):
+            mapper.augmentations = T.AugmentationList(build_augmentations(self.cfg, is_train=False))
+        return mapper
 
     def inputs(self, records: Sequence[Record], augment: bool = False) -> Batch:
         """`records` mapped for training, each with a seed of its own."""
@@ -164,7 +165,7 @@ class Context:
             return self.trainer_class.build_model(self.cfg)
 
     def new_model(self) -> nn.Module:
-        """A model as training starts from it, but for MODEL.WEIGHTS; in training mode, one's own."""
+        """A model of one's own as training starts from it, but for MODEL.WEIGHTS; in training mode."""
         return copy.deepcopy(self._pristine).train()
 
     def starting_model(self) -> nn.Module:

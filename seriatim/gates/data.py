@@ -1,0 +1,187 @@
+"""Is the dataset what it says it is?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from dataset_tools.check import check_dataset
+from dataset_tools.checks.report import Finding as DataFinding
+from dataset_tools.checks.report import Report, Severity
+from seriatim.gates.agreement import MIN_IMAGES, agreement, draw_agreement
+from seriatim.gates.base import Gate, Skip
+from seriatim.gates.context import Context, Record, objects_of
+from seriatim.gates.verdict import Cause, Finding
+
+
+# Of these a few do no harm: the catalog leaves them out and says so. Many are a broken conversion.
+_TOLERABLE = ("zero-area-box", "inverted-box", "box-outside-image", "not-a-number")
+TOLERATED = 0.005  # share of the annotations
+
+
+class DataGate(Gate):
+    """`dataset_tools check`, train against test, and boxes against pixels."""
+
+    name = "data"
+    question = "is the dataset what it says?"
+    keys = ("DATASETS", "SERIATIM.DATASETS")
+    packages = ("dataset_tools", "seriatim.data.catalog", "seriatim.gates.agreement")
+
+    def examine(self, context: Context, folder: Path) -> str:
+        train, test = list(context.cfg.DATASETS.TRAIN), list(context.cfg.DATASETS.TEST)
+        checked = self._check_files([*train, *test])
+        self._compare_names(train, test)
+        self._compare_classes(train, test)
+        self._compare_images(train, test)
+        for name in dict.fromkeys((*train, *test)):
+            self._compare_with_pixels(name, folder)
+        if not checked and not train:
+            raise Skip("there is no dataset")
+        return f"{checked}; labels agree with pixels, train with test"
+
+    def _check_files(self, names: list[str]) -> str:
+        """All rules of `dataset_tools check` on the datasets' files together."""
+        files: dict[str, str] = {}
+        for name in names:
+            metadata = MetadataCatalog.get(name)
+            if metadata.get("json_file") and metadata.get("image_root") is not None:
+                files[metadata.json_file] = metadata.image_root
+        if not files:
+            return "datasets without files were not checked"
+        report = check_dataset(list(files), list(files.values()))
+        for found in report.findings:
+            self.numbers[found.rule] = found.count
+            if found.severity is not Severity.NOTE:
+                self.findings.append(_told(found, report))
+        return f"{report.images:,} images and {report.annotations:,} objects without an error"
+
+    def _compare_names(self, train: list[str], test: list[str]) -> None:
+        """The number of a class must mean the same in training and in testing."""
+        if not train or not test:
+            return
+        ours = list(MetadataCatalog.get(train[0]).get("thing_classes") or ())
+        for name in test:
+            theirs = list(MetadataCatalog.get(name).get("thing_classes") or ())
+            if ours == theirs or not ours or not theirs:
+                continue
+            place = next(
+                (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0
+            )
+            here, there = (x[place : place + 1] or ["nothing"] for x in (ours, theirs))
+            causes = [
+                Cause("the two files number their categories differently", f"{train[0]}, {name}")
+            ]
+            self.findings.append(
+                Finding(
+                    f"class {place} is {here[0]!r} in {train[0]} but {there[0]!r} in {name}.",
+                    "the same names in the same order.",
+                    [*causes, Cause("one file lacks a category: convert or merge them together")],
+                )
+            )
+
+    def _compare_classes(self, train: list[str], test: list[str]) -> None:
+        """What is never trained cannot be found; the evaluation would count it as missed."""
+        seen, asked = (_counts(names) for names in (train, test))
+        absent = [number for number in asked if number not in seen]
+        if not absent or not seen:
+            return
+        classes = MetadataCatalog.get(test[0]).get("thing_classes") or []
+        named = [classes[n] if n < len(classes) else str(n) for n in absent]
+        places = ", ".join(f"{name} ({asked[n]})" for name, n in zip(named, absent, strict=True))
+        self.findings.append(
+            Finding(
+                f"classes of the test set that the training set never shows: {places}.",
+                "every class that is tested is trained.",
+                [
+                    Cause(
+                        "the split left a rare class to one side", "dataset_tools split --stratify"
+                    ),
+                    Cause("a category of another name or number in one of the files"),
+                ],
+                fails=len(absent) == len(asked),
+            )
+        )
+
+    def _compare_images(self, train: list[str], test: list[str]) -> None:
+        """An image in both sets makes the test a test of memory."""
+        ours = {record["file_name"] for name in train for record in DatasetCatalog.get(name)}
+        theirs = [record["file_name"] for name in test for record in DatasetCatalog.get(name)]
+        shared = [file for file in theirs if file in ours]
+        if not shared:
+            return
+        self.numbers["images in train and test"] = len(shared)
+        everything = len(shared) == len(theirs)
+        cause = (
+            Cause("training is tested on its own images", "DATASETS.TRAIN, DATASETS.TEST")
+            if set(train) & set(test)
+            else Cause("the split was made after images were copied, or by annotation not by image")
+        )
+        self.findings.append(
+            Finding(
+                f"{len(shared)} of {len(theirs)} test images are training images, {shared[0]} first.",
+                "no image in both.",
+                [cause, Cause("two files list the same folder", "SERIATIM.DATASETS")],
+                # To be tested on what was trained is a choice one may make while debugging.
+                fails=not everything or not set(train) & set(test),
+            )
+        )
+
+    def _compare_with_pixels(self, name: str, folder: Path) -> None:
+        """Do boxes lie where the image has edges, more than the boxes of other images would?"""
+        records = [record for record in DatasetCatalog.get(name) if _upright(record)]
+        if len(records) < MIN_IMAGES:
+            self.numbers[f"{name}: agreement"] = f"not measured: fewer than {MIN_IMAGES} images"
+            return
+        found = agreement(records)
+        self.numbers[f"{name}: agreement"] = found.as_dict()
+        if not found.suspicious:
+            return
+        picture = f"{name}.png".replace("/", "_")
+        draw_agreement(found, folder / picture)
+        self.evidence.append(picture)
+        self.findings.append(
+            Finding(
+                f"boxes of {name} fit the edges of their own image no better than those of other"
+                f" images (mean rank {found.rank:.2f} where chance is 0.50"
+                + (
+                    f"; they fit the image {found.shift:+d} in the list better"
+                    if found.shift
+                    else ""
+                )
+                + ").",
+                f"a mean rank well above 0.5, at least {found.bound:.2f} for {found.images} images.",
+                [
+                    Cause("annotations belong to other images: shifted or unsorted lists", name),
+                    Cause("boxes in another unit, order or image size than the file says"),
+                    Cause("images were flipped, cropped or resized after labelling"),
+                ],
+                pictures=[picture],
+            )
+        )
+
+
+def _told(found: DataFinding, report: Report) -> Finding:
+    places = "; ".join(found.places[:3])
+    few = found.rule in _TOLERABLE and found.count <= TOLERATED * report.annotations
+    mend = f"dataset_tools check --fix {found.mend}" if found.mend else "dataset_tools check --all"
+    return Finding(
+        f"{found.rule} ×{found.count}: {places}.",
+        "none.",
+        [Cause(found.why.rstrip("."), mend)],
+        fails=found.severity is Severity.ERROR and not few,
+    )
+
+
+def _counts(names: list[str]) -> Counter[int]:
+    return Counter(
+        annotation["category_id"]
+        for name in names
+        for record in DatasetCatalog.get(name)
+        for annotation in objects_of(record)
+    )
+
+
+def _upright(record: Record) -> bool:
+    return any(len(annotation.get("bbox", ())) == 4 for annotation in objects_of(record))

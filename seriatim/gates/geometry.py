@@ -1,0 +1,83 @@
+"""Where a transform really takes pixels, found out from pictures alone.
+
+A picture of coordinates (every pixel holds its own x and y) goes through `apply_image`; what arrives tells
+where each pixel came from, whatever `apply_coords` says. The two must agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from fvcore.transforms.transform import Transform, TransformList
+
+_OFFSET = 1000.0  # added to coordinates, so that padding (0) is no coordinate
+_GRID = 12  # points a side
+
+
+def coordinate_error(transforms: TransformList, size: tuple[int, int]) -> float:
+    """Median distance, in px of the source, between where `apply_coords` and `apply_image` take points.
+
+    Args:
+        transforms: from the source on.
+        size: (height, width) of the source.
+
+    Returns:
+        NaN if fewer than 5 points of a grid arrive in the picture, or a transform takes no
+        floating-point images.
+    """
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
+    picture = np.stack([x + _OFFSET, y + _OFFSET, np.full_like(x, _OFFSET)], axis=-1)
+    points = np.stack(
+        np.meshgrid(np.linspace(2, width - 2, _GRID), np.linspace(2, height - 2, _GRID)), axis=-1
+    ).reshape(-1, 2)
+    moved = points.copy()
+    for transform in transforms.transforms:
+        if is_photometric(transform, picture.shape[:2]):
+            continue
+        try:
+            picture = np.asarray(transform.apply_image(picture))
+        except (TypeError, ValueError, AssertionError):
+            return float("nan")
+        moved = np.asarray(transform.apply_coords(moved.copy()))
+    arrived = _sample(picture, moved)
+    inside = arrived[:, 2] > 0.99 * _OFFSET
+    if inside.sum() < 5:
+        return float("nan")
+    found = arrived[inside, :2] - _OFFSET
+    return float(np.median(np.linalg.norm(found - points[inside], axis=1)))
+
+
+def is_photometric(transform: Transform, size: tuple[int, int]) -> bool:
+    """Whether a transform leaves every pixel in its place: its output is a function of the pixel at
+    the same place, tried on noise."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(30, 220, (*size, 3), dtype=np.uint8)
+    try:
+        result = np.asarray(transform.apply_image(noise.copy()))
+    except (TypeError, ValueError, AssertionError):
+        return False
+    if result.shape != noise.shape:
+        return False
+    before, after = noise.reshape(-1).astype(float), result.reshape(-1).astype(float)
+    if after.std() < 1e-6:
+        return True
+    return abs(np.corrcoef(before, after)[0, 1]) > 0.5
+
+
+def _sample(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Bilinear values at continuous (x, y); 0 outside of the picture."""
+    height, width = picture.shape[:2]
+    x, y = points[:, 0] - 0.5, points[:, 1] - 0.5
+    outside = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
+    x, y = x.clip(0, width - 1), y.clip(0, height - 1)
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
+    u, v = (x - x0)[:, None], (y - y0)[:, None]
+    values = (
+        picture[y0, x0] * (1 - u) * (1 - v)
+        + picture[y0, x1] * u * (1 - v)
+        + picture[y1, x0] * (1 - u) * v
+        + picture[y1, x1] * u * v
+    )
+    values[outside] = 0
+    return values
