@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from seriatim.data.loader import seeded
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
 from seriatim.gates.direct import direct_ap
+from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause, Finding
 
 MOST_MAPPED = 200  # images that go through the mapper; of the others the record itself is taken
@@ -193,7 +192,7 @@ class OracleGate(Gate):
             labels = labels if labels.ndim == 2 else labels[:, :, 0]
             one_hot = torch.stack([labels == number for number in range(classes)]).float()
             evaluator.process([item], [{"sem_seg": one_hot}])
-        with _quiet():
+        with quiet():
             score = (evaluator.evaluate() or {}).get("sem_seg", {}).get("mIoU", float("nan"))
         self.numbers["mIoU of the ground truth"] = score
         if not score > 100 - TOLERANCE:
@@ -383,7 +382,7 @@ class Oracle:
         for record, instances in zip(self.records, results, strict=True):
             item = {key: record[key] for key in ("image_id", "file_name", "height", "width")}
             evaluator.process([item], [{"instances": instances}])
-        with _quiet():
+        with quiet():
             found = evaluator.evaluate() or {}
         return {task: float(values["AP"]) for task, values in found.items() if "AP" in values}
 
@@ -499,14 +498,3 @@ def finest_stride(model: nn.Module) -> float:
         names = getattr(getattr(model, "proposal_generator", None), "in_features", None)
     strides = [shapes[name].stride for name in names or shapes if name in shapes]
     return float(min(strides, default=1))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Evaluators report what they find; a gate asks them many times."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(previous)

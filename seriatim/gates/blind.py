@@ -1,0 +1,169 @@
+"""Is the input used at all?"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.stats import wilcoxon
+
+from seriatim.engine.train_step import NonFiniteError
+from seriatim.gates.base import Gate, Skip
+from seriatim.gates.context import Context, Record
+from seriatim.gates.practice import Practice, practise, smoothed
+from seriatim.gates.verdict import Cause, Finding
+
+IMAGES, STEPS, BATCH = 12, 60, 2
+# Chance that a model which does not use its input still does so much better: one in a hundred.
+SIGNIFICANCE = 0.01
+
+
+class BlindGate(Gate):
+    """The same few steps with real images, with black ones, and with the labels of other images.
+
+    A model that sees must end with a smaller loss on the real ones, image by image (Wilcoxon's signed-rank
+    test, so that no margin has to be chosen).
+    """
+
+    name = "blind"
+    question = "is the input used at all?"
+    fast = False
+
+    def examine(self, context: Context, folder: Path) -> str:
+        records = context.covering(context.train_records, IMAGES)
+        if len(records) < 6:
+            raise Skip(f"only {len(records)} images have objects; a test needs 6")
+        inputs = context.inputs(records)
+        shuffled = with_labels_of_others(records)
+        try:
+            real = self._train(context, records, "blind_real", None)
+            black = self._train(context, records, "blind_black", blacken)
+            mixed = self._train(context, shuffled, "blind_shuffled", None)
+        except NonFiniteError as error:
+            raise Skip(f"the loss does not stay finite: {error}") from None
+        own = image_losses(context, real, inputs)
+        dark = image_losses(context, black, [blacken(item) for item in inputs])
+        other = image_losses(context, mixed, context.inputs(shuffled))
+        self.numbers |= {
+            "mean loss, real images": float(own.mean()),
+            "mean loss, black images": float(dark.mean()),
+            "mean loss, labels of other images": float(other.mean()),
+            "chance of black": (p_black := chance(own, dark)),
+            "chance of labels": (p_labels := chance(own, other)),
+        }
+        self._draw({"real": real, "black": black, "labels of others": mixed}, folder)
+        if p_black > SIGNIFICANCE:
+            self.findings.append(
+                Finding(
+                    f"after {STEPS} steps the loss on real images is {own.mean():.3g}, on black ones"
+                    f" {dark.mean():.3g}: chance would do that in {p_black:.0%} of cases.",
+                    f"a smaller loss on real images, by more than chance ({SIGNIFICANCE:.0%}).",
+                    [
+                        Cause(
+                            "the features do not reach the heads, or are overwritten",
+                            "the meta-architecture",
+                        ),
+                        Cause(
+                            "images are zeroed, saturated or all the same after normalisation",
+                            "gate inputs",
+                        ),
+                        Cause("labels have nothing to do with the images", "gate data"),
+                        Cause(
+                            "the learning rate is so small that nothing was learnt",
+                            "SOLVER.BASE_LR",
+                        ),
+                    ],
+                    pictures=["losses.png"],
+                )
+            )
+        elif p_labels > 0.5:
+            self.findings.append(
+                Finding(
+                    f"labels of other images are learnt as well as the own ones ({other.mean():.3g} and"
+                    f" {own.mean():.3g}).",
+                    "that the own labels are easier.",
+                    [
+                        Cause("labels do not belong to their images", "gate data"),
+                        Cause("all images have nearly the same labels"),
+                    ],
+                    fails=False,
+                    pictures=["losses.png"],
+                )
+            )
+        return f"loss {own.mean():.3g} on real images, {dark.mean():.3g} on black ones"
+
+    def _train(
+        self, context: Context, records: list[Record], name: str, alter: Callable | None
+    ) -> Practice:
+        practice = practise(context, records, STEPS, BATCH, name, alter=alter)
+        practice.run(STEPS)
+        return practice
+
+    def _draw(self, runs: dict[str, Practice], folder: Path) -> None:
+        figure, axes = plt.subplots(figsize=(7, 3.2))
+        for name, practice in runs.items():
+            axes.plot(smoothed(practice.total(), 0.8), label=name)
+        axes.set(xlabel="step", ylabel="loss, smoothed")
+        axes.legend()
+        figure.tight_layout()
+        figure.savefig(folder / "losses.png", dpi=110)
+        plt.close(figure)
+        self.evidence.append("losses.png")
+
+
+def blacken(item: Record) -> Record:
+    """An input whose image is 0 everywhere."""
+    return {**item, "image": torch.zeros_like(item["image"])}
+
+
+def with_labels_of_others(records: list[Record]) -> list[Record]:
+    """Every record with the annotations of another one, scaled to its size."""
+    order = list(range(len(records)))
+    shift = random.Random(0).randrange(1, len(records))
+    mixed = []
+    for place, record in enumerate(records):
+        giver = records[order[(place + shift) % len(records)]]
+        scale = (record["width"] / giver["width"], record["height"] / giver["height"])
+        mixed.append({**record, "annotations": [_scaled(a, scale) for a in giver["annotations"]]})
+    return mixed
+
+
+def _scaled(annotation: Record, scale: tuple[float, float]) -> Record:
+    scaled = copy.deepcopy(annotation)
+    x, y = scale
+    if len(scaled["bbox"]) == 4:
+        scaled["bbox"] = [float(v) * s for v, s in zip(scaled["bbox"], (x, y, x, y), strict=True)]
+    if isinstance(scaled.get("segmentation"), list):
+        scaled["segmentation"] = [
+            [v * (x, y)[i % 2] for i, v in enumerate(polygon)] for polygon in scaled["segmentation"]
+        ]
+    elif "segmentation" in scaled:
+        del scaled["segmentation"]
+    if "keypoints" in scaled:
+        scaled["keypoints"] = [v * (x, y, 1)[i % 3] for i, v in enumerate(scaled["keypoints"])]
+    return scaled
+
+
+def image_losses(context: Context, practice: Practice, inputs: list[Record]) -> np.ndarray:
+    """The total loss of each input alone."""
+    losses = []
+    for item in inputs:
+        with torch.no_grad():
+            found = context.losses(practice.model, [item])
+        losses.append(float(sum(value.detach() for value in found.values())))
+    return np.asarray(losses)
+
+
+def chance(smaller: np.ndarray, larger: np.ndarray) -> float:
+    """Probability that `smaller` lies so much below `larger`, pair by pair, by luck."""
+    if np.allclose(smaller, larger):
+        return 1.0
+    return float(wilcoxon(smaller, larger, alternative="less").pvalue)
