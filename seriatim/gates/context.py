@@ -177,9 +177,14 @@ class Context:
             SafeCheckpointer(model).load(self.cfg.MODEL.WEIGHTS)
         return model.train()
 
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """The loss dict of `model`, with generators seeded and its plain numbers put back after."""
-        with EventStorage(), preserve_rng(), preserve_plain_state(model):
+    def losses(
+        self, model: nn.Module, batch: Batch, storage: EventStorage | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The loss dict of `model`, with generators seeded and its plain numbers put back after.
+
+        What it logs goes into `storage`, if that is given.
+        """
+        with storage or EventStorage(), preserve_rng(), preserve_plain_state(model):
             torch.manual_seed(self.SEED)
             with torch.jit.optimized_execution(False):
                 losses = model(copy.deepcopy(batch))

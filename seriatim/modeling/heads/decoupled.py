@@ -47,6 +47,7 @@ class DecoupledHead(nn.Module):
         self.box_tower = _tower(width, channels, num_convs)
         self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_distances = nn.Conv2d(channels, 4, 3, padding=1)
+        self.prior_prob, self.initial_size = prior_prob, initial_size
         self.scales = nn.Parameter(torch.ones(len(input_shapes)))
         for layer in (self.cls_logits, self.box_distances):
             nn.init.normal_(layer.weight, std=0.01)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from detectron2.config import configurable
@@ -151,6 +153,41 @@ class TaskAlignedDetector(DenseDetector):
             / normalizer,
             "loss_box": self.box_weight * (box_loss * weights[foreground]).sum() / normalizer,
         }
+
+    @torch.no_grad()
+    def expected_initial_losses(self, batch: list[dict]) -> dict[str, tuple[float, float]]:
+        """Lowest and highest healthy losses of a fresh model, see seriatim/gates/protocol.py.
+
+        They are those of a head whose every score is the prior and whose every box has the initial
+        size, but for the noise of its last layers.
+        """
+        images = self.preprocess_image(batch)
+        height, width = images.tensor.shape[-2:]
+        prior = self.head.prior_prob
+        cells = [(-(-height // s), -(-width // s)) for s in self.strides]
+        logit = math.log(prior / (1 - prior))
+        fresh = (
+            [torch.full((len(batch), self.num_classes, *c), logit) for c in cells],
+            [torch.full((len(batch), 4, *c), self.head.initial_size / 2) for c in cells],
+        )
+        logits, boxes, points = self._flatten(fresh)
+        targets = self.assigner(
+            logits.sigmoid(),
+            boxes,
+            points,
+            *(x.cpu() for x in _pad_ground_truth([x["instances"] for x in batch])),
+        )
+        scores, weights = targets.scores.double(), targets.weights.double()
+        entropy = -(scores * math.log(prior) + (1 - scores) * math.log1p(-prior))
+        normalizer = weights.sum().clamp(min=1)
+        chosen = targets.foreground
+        box_losses = generalized_box_iou_loss(boxes[chosen], targets.boxes[chosen])
+        fresh_losses = {
+            "loss_cls": self.cls_weight * ((scores - prior) ** 2 * entropy).sum() / normalizer,
+            "loss_box": self.box_weight * (box_losses * weights[chosen]).sum() / normalizer,
+        }
+        # The noise of the last layers moves IoUs, and with them the quality that scores aim at.
+        return {name: (0.4 * float(v), 2.5 * float(v)) for name, v in fresh_losses.items()}
 
     def forward_inference(
         self,

@@ -1,0 +1,71 @@
+"""One forward pass, looked at closely: losses, what the model logged, what its modules gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from seriatim.gates.context import Batch, Context
+
+
+@dataclass
+class Observation:
+    """Attributes:
+    losses: of the loss dict, as numbers.
+    scalars: what the model put into the event storage.
+    outputs: name of a watched module → what its first call gave.
+    """
+
+    losses: dict[str, float]
+    scalars: dict[str, float]
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+def observe(
+    context: Context,
+    model: nn.Module,
+    batch: Batch,
+    watched: Callable[[str, nn.Module], bool] = lambda name, module: False,
+) -> Observation:
+    """Forward `batch` through `model` in its present mode, without gradients."""
+    storage = EventStorage()
+    with watch(model, watched) as outputs, torch.no_grad():
+        losses = context.losses(model, batch, storage)
+    scalars = {name: float(value) for name, (value, _) in storage.latest().items()}
+    return Observation({k: float(v) for k, v in losses.items()}, scalars, outputs)
+
+
+@contextmanager
+def watch(model: nn.Module, watched: Callable[[str, nn.Module], bool]) -> Iterator[dict[str, Any]]:
+    """Collects the first output of every module that `watched` (name, module) chooses."""
+    outputs: dict[str, Any] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: outputs.setdefault(name, output) and None
+
+    handles = [
+        module.register_forward_hook(keep(name))
+        for name, module in model.named_modules()
+        if watched(name, module)
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def some_records(context: Context, count: int) -> list[dict[str, Any]]:
+    """Training records that cover classes; the first ones where nothing has objects."""
+    return context.covering(context.train_records, count) or context.train_records[:count]
+
+
+def is_finite(losses: dict[str, float]) -> bool:
+    return all(math.isfinite(value) for value in losses.values())

@@ -1,0 +1,106 @@
+"""Tiny pipelines on drawn shapes, healthy as they stand; tests plant bugs into them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from seriatim.engine.trainer import Trainer
+from seriatim.gates.base import Gate
+from seriatim.gates.context import Context
+from seriatim.gates.verdict import Status, Verdict
+
+from ..engine.support import load, write_config
+
+TWO_STAGES = {
+    "MODEL__META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL__FPN__IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL__FPN__TOP_BLOCK": "maxpool",
+    "MODEL__ANCHOR_GENERATOR__SIZES": [[8], [16], [32], [64], [128]],
+    "MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL__RPN__IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL__RPN__PRE_NMS_TOPK_TRAIN": 100,
+    "MODEL__RPN__POST_NMS_TOPK_TRAIN": 50,
+    "MODEL__RPN__PRE_NMS_TOPK_TEST": 100,
+    "MODEL__RPN__POST_NMS_TOPK_TEST": 50,
+    "MODEL__ROI_HEADS__NAME": "StandardROIHeads",
+    "MODEL__ROI_HEADS__IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 32,
+    "MODEL__ROI_BOX_HEAD__NAME": "FastRCNNConvFCHead",
+    "MODEL__ROI_BOX_HEAD__NUM_FC": 1,
+    "MODEL__ROI_BOX_HEAD__FC_DIM": 32,
+    "MODEL__ROI_BOX_HEAD__POOLER_RESOLUTION": 7,
+}
+KINDS: dict[str, dict] = {
+    "retinanet": {"MODEL__RETINANET__NORM": "GN", "MODEL__FPN__OUT_CHANNELS": 32},
+    "task_aligned": {
+        "MODEL__META_ARCHITECTURE": "TaskAlignedDetector",
+        "MODEL__TASK_ALIGNED": {"CHANNELS": 16, "NUM_CONVS": 1},
+    },
+    "fcos": {
+        "MODEL__META_ARCHITECTURE": "FCOSDetector",
+        "MODEL__FPN__OUT_CHANNELS": 32,
+        "MODEL__FCOS": {"NUM_CONVS": 1, "IN_FEATURES": ["p3", "p4", "p5"]},
+    },
+    "faster_rcnn": TWO_STAGES,
+    "mask_rcnn": TWO_STAGES
+    | {
+        "MODEL__MASK_ON": True,
+        "MODEL__ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": 1,
+            "CONV_DIM": 16,
+            "POOLER_RESOLUTION": 14,
+        },
+    },
+    "keypoint_rcnn": TWO_STAGES
+    | {
+        "MODEL__KEYPOINT_ON": True,
+        "MODEL__ROI_KEYPOINT_HEAD": {"CONV_DIMS": [16], "POOLER_RESOLUTION": 14},
+        "DATALOADER__FILTER_EMPTY_ANNOTATIONS": True,
+    },
+    "cascade_rcnn": TWO_STAGES
+    | {
+        "MODEL__ROI_HEADS__NAME": "CascadeROIHeads",
+        "MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True,
+    },
+}
+
+
+def trainer_that(change: Callable[[nn.Module], None]) -> type[Trainer]:
+    """A trainer whose models go through `change`."""
+
+    class Changed(Trainer):
+        @classmethod
+        def build_model(cls, cfg):
+            model = super().build_model(cfg)
+            change(model)
+            return model
+
+    return Changed
+
+
+def pipeline(folder: Path, kind: str, trainer_class: type | None = None, **changes) -> Context:
+    """The healthy pipeline of a kind, but for `changes` (keys with __ for a dot)."""
+    settings = copy.deepcopy({**KINDS[kind], **changes})
+    return Context(load(write_config(folder, **settings)), trainer_class)
+
+
+def ask(gate: Gate, context: Context, folder: Path) -> Verdict:
+    """The gate's verdict; its own folder lies in `folder`."""
+    (folder / "gate").mkdir(exist_ok=True)
+    return gate.run(context, folder / "gate")
+
+
+def assert_healthy(verdict: Verdict) -> None:
+    assert verdict.status is Status.PASS, verdict.paragraph("gate")
+
+
+def assert_caught(verdict: Verdict, *words: str) -> None:
+    """It failed, and one of the first two causes of a finding holds all of `words`."""
+    assert verdict.status is Status.FAIL, verdict.summary
+    causes = [str(cause) for finding in verdict.findings for cause in finding.causes[:2]]
+    assert any(all(word in cause for word in words) for cause in causes), verdict.paragraph("gate")
