@@ -74,6 +74,10 @@ def steps() -> list[tuple[str, list[str]]]:
         ),
         ("Look: the ground truth", [*look, "data", "--json", train, "-o", str(pictures / "data")]),
         ("Look: what the network gets", [*look, "inputs", *config, "-o", str(pictures / "inputs")]),
+        (
+            "Gates: can this pipeline learn?",
+            [*python, "-m", "seriatim.gates", *config],
+        ),
         ("Train and evaluate", [*python, "train_net.py", *config, "--overwrite"]),
         (
             "Look: hits, misses and false alarms",

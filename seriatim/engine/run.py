@@ -27,6 +27,8 @@ def start(args: argparse.Namespace) -> int:
         from seriatim.engine.lazy import main as body
     else:
         body = main
+        if _several_processes(args):
+            _gates_before_processes(args)
     return launch(
         body,
         args.num_processes or args.num_gpus,
@@ -55,7 +57,27 @@ def main(args: argparse.Namespace) -> int:
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty: there is nothing to train on.")
     prepare_output(cfg, args.resume, args.overwrite)
+    if comm.get_world_size() == 1 and not args.resume:
+        from seriatim.gates.entry import pass_gates
+
+        pass_gates(cfg, args.gates)
     return train(cfg, args)
+
+
+def _several_processes(args: argparse.Namespace) -> bool:
+    return max(args.num_gpus, args.num_processes or 1, args.num_machines) > 1
+
+
+def _gates_before_processes(args: argparse.Namespace) -> None:
+    """Gates test the pipeline in one process, and so before there are several. Of several machines
+    the first one asks them."""
+    looks_only = args.dry_run or args.probe_batch_size or args.eval_only
+    if looks_only or args.resume or args.gates == "off" or args.machine_rank > 0:
+        return
+    from seriatim.engine.setup import setup
+    from seriatim.gates.entry import pass_gates
+
+    pass_gates(setup(args), args.gates)
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> int:

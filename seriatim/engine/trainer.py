@@ -122,13 +122,14 @@ class Trainer(DefaultTrainer):
         """The training batches from `start_iteration` on; each is this process's share."""
         from seriatim.data.loader import build_train_loader
 
-        return build_train_loader(cfg, start_iteration=start_iteration)
+        mapper = cls.build_mapper(cfg, is_train=True)
+        return build_train_loader(cfg, mapper=mapper, start_iteration=start_iteration)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         from seriatim.data.loader import build_test_loader
 
-        return build_test_loader(cfg, dataset_name)
+        return build_test_loader(cfg, dataset_name, mapper=cls.build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool, **overrides: Any):

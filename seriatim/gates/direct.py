@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import BitMasks, PolygonMasks
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 
 def direct_ap(json_file: str | Path, task: str, max_detections: int, mask_side: int) -> float:
@@ -56,22 +62,17 @@ def _detection(
     if task == "segm":
         if not annotation.get("segmentation"):
             return None
-        detection["segmentation"] = _pasted(
-            annotation["segmentation"], (x0, y0, x1, y1), size, mask_side
-        )
+        mask = pasted_mask(annotation["segmentation"], (x0, y0, x1, y1), size, mask_side).numpy()
+        detection["segmentation"] = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
         del detection["bbox"]
     return detection
 
 
-def _pasted(
+def pasted_mask(
     segmentation: Any, box: tuple[float, float, float, float], size: tuple[int, int], side: int
-) -> dict[str, Any]:
-    """The mask after `side` × `side` cells, by Detectron2's own two functions."""
-    import torch
-    from detectron2.layers import paste_masks_in_image
-    from detectron2.structures import BitMasks, PolygonMasks
-    from pycocotools import mask as rle
-
+) -> torch.Tensor:
+    """(H, W) bool: polygons or an RLE after `side` × `side` cells in `box` (XYXY px), by Detectron2's
+    own two functions."""
     boxes = torch.tensor([box])
     if isinstance(segmentation, list):
         polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
@@ -81,16 +82,12 @@ def _pasted(
             segmentation = rle.frPyObjects(segmentation, *segmentation["size"])
         bitmap = torch.from_numpy(rle.decode(segmentation)).bool()[None]
         cells = BitMasks(bitmap).crop_and_resize(boxes, side)
-    mask = paste_masks_in_image(cells.float(), boxes, size)[0].numpy()
-    return rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return paste_masks_in_image(cells.float(), boxes, size)[0]
 
 
 def _average_precision(
     content: dict[str, Any], found: list[dict[str, Any]], task: str, max_detections: int
 ) -> float:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {"info": {}, **content}

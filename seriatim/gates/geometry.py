@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-_OFFSET = 1000.0  # added to coordinates, so that padding (0) is no coordinate
+_RANGE, _OFFSET = 250.0, 4.0  # of the coordinates as they are drawn; 0 is padding
 _GRID = 12  # points a side
 
 
@@ -24,26 +24,35 @@ def coordinate_error(transforms: TransformList, size: tuple[int, int]) -> float:
         NaN if fewer than 5 points of a grid arrive in the picture, or a transform takes no
         floating-point images.
     """
+    try:
+        return _error(transforms, size, np.float32)
+    except (TypeError, ValueError, AssertionError):
+        pass
+    try:  # some take nothing but bytes; coordinates are then known to 1/250 of the size
+        return _error(transforms, size, np.uint8)
+    except (TypeError, ValueError, AssertionError):
+        return float("nan")
+
+
+def _error(transforms: TransformList, size: tuple[int, int], dtype: type) -> float:
     height, width = size
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-    picture = np.stack([x + _OFFSET, y + _OFFSET, np.full_like(x, _OFFSET)], axis=-1)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64) + 0.5
+    # The third channel tells pixels from padding, which is 0.
+    picture = np.stack([x / width, y / height, np.ones_like(x)], axis=-1) * _RANGE + _OFFSET
+    picture = picture.round().astype(dtype) if dtype is np.uint8 else picture.astype(dtype)
     points = np.stack(
         np.meshgrid(np.linspace(2, width - 2, _GRID), np.linspace(2, height - 2, _GRID)), axis=-1
     ).reshape(-1, 2)
     moved = points.copy()
     for transform in transforms.transforms:
-        if is_photometric(transform, picture.shape[:2]):
-            continue
-        try:
+        if not is_photometric(transform, picture.shape[:2]):
             picture = np.asarray(transform.apply_image(picture))
-        except (TypeError, ValueError, AssertionError):
-            return float("nan")
         moved = np.asarray(transform.apply_coords(moved.copy()))
-    arrived = _sample(picture, moved)
-    inside = arrived[:, 2] > 0.99 * _OFFSET
+    arrived = _sample(picture.astype(np.float64), moved)
+    inside = arrived[:, 2] > _RANGE + _OFFSET - 1
     if inside.sum() < 5:
         return float("nan")
-    found = arrived[inside, :2] - _OFFSET
+    found = (arrived[inside, :2] - _OFFSET) / _RANGE * (width, height)
     return float(np.median(np.linalg.norm(found - points[inside], axis=1)))
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from seriatim.data.loader import seeded
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context, Record, objects_of
-from seriatim.gates.geometry import coordinate_error
+from seriatim.gates.geometry import coordinate_error, is_photometric
 from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.verdict import Cause, Finding
 
@@ -393,6 +393,15 @@ class Sample:
         """Deeper images are stretched when they are read: no other library does it alike."""
         return cv2.imread(str(self.record["file_name"]), cv2.IMREAD_UNCHANGED).dtype == np.uint8
 
+    def moved(self, mask: np.ndarray) -> np.ndarray:
+        """A (H, W) bool mask of the file where the transforms take it, as an image so that it is
+        resampled as finely as pixels are."""
+        picture = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
+        for transform in self.transforms.transforms:
+            if not is_photometric(transform, picture.shape[:2]):
+                picture = np.asarray(transform.apply_image(picture))
+        return picture[:, :, 0] > 127
+
     def pixels(self) -> np.ndarray:
         """(H, W, C) as the mapper gives them."""
         return self.item["image"].permute(1, 2, 0).numpy()
@@ -582,7 +591,7 @@ def _compare_mask(sample: Sample, annotation: Record, number: int, tally: Tally)
     if bitmap is None:
         bitmap = mask_to_bitmap([np.asarray(p) for p in masks.polygons[number]], (height, width))
     source = _bitmap(annotation["segmentation"], (sample.record["height"], sample.record["width"]))
-    wanted = np.asarray(sample.transforms.apply_segmentation(source.astype(np.uint8))).astype(bool)
+    wanted = sample.moved(source)
     if wanted.sum() < 64 or wanted.shape != bitmap.shape:
         return
     tally.masks += 1

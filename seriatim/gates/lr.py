@@ -17,7 +17,8 @@ from seriatim.gates.context import Context
 from seriatim.gates.practice import practise, smoothed
 from seriatim.gates.verdict import Cause, Finding
 
-STEPS, BATCH, IMAGES = 60, 4, 32
+# One batch again and again: its loss falls or rises by the rate alone, not by the luck of the draw.
+STEPS, BATCH = 60, 4
 LOWEST, HIGHEST = 1e-7, 10.0
 DIVERGED = 3.0  # times the smallest smoothed loss
 # The configured rate may lie so far from the suggestion before a word is said: schedules, batch sizes and
@@ -34,7 +35,7 @@ class LearningRateGate(Gate):
     stops = False
 
     def examine(self, context: Context, folder: Path) -> str:
-        records = context.covering(context.train_records, IMAGES)
+        records = context.covering(context.train_records, BATCH)
         if not records:
             raise Skip("no training image has objects")
         practice = practise(context, records, STEPS, BATCH, "lr")

@@ -18,7 +18,7 @@ from torch import nn
 from seriatim.data.loader import seeded
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
-from seriatim.gates.direct import direct_ap
+from seriatim.gates.direct import direct_ap, pasted_mask
 from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause, Finding
 
@@ -340,14 +340,17 @@ class Oracle:
         if self.masks and truth.has("gt_masks") and len(truth):
             cells = truth.gt_masks.crop_and_resize(truth.gt_boxes.tensor, MASK_SIDE)
             found.pred_masks = cells.float()[:, None]
-        if self.keypoints and truth.has("gt_keypoints"):
-            points = truth.gt_keypoints.tensor.clone()
-            found.pred_keypoints = points
+        if self.keypoints:
+            found.pred_keypoints = (
+                truth.gt_keypoints.tensor.clone()
+                if truth.has("gt_keypoints")
+                else torch.zeros(len(truth), self._number_of_keypoints, 3)
+            )
         self._sizes.append(_sides(found.pred_boxes.tensor))
         self.perfect.append(detector_postprocess(found, record["height"], record["width"]))
 
     def _add_record(self, record: Record) -> None:
-        """Without the mapper, from the record as it is: only boxes and classes."""
+        """Without the mapper, from the record as it is."""
         if len(self._scales) <= len(self.perfect):
             self._scales.append((1.0, 1.0))
         truth = objects_of(record)
@@ -365,7 +368,28 @@ class Oracle:
         found.pred_boxes = kind(torch.tensor(boxes, dtype=torch.float32).reshape(-1, width))
         found.pred_classes = torch.tensor([a["category_id"] for a in truth], dtype=torch.int64)
         found.scores = torch.ones(len(truth))
+        if self.masks:
+            found.pred_masks = self._masks_of(truth, found)
+        if self.keypoints:
+            shape = (len(truth), self._number_of_keypoints, 3)
+            points = [a.get("keypoints") or [0.0] * (shape[1] * 3) for a in truth]
+            found.pred_keypoints = torch.tensor(points, dtype=torch.float32).reshape(shape)
         self.perfect.append(found)
+
+    @property
+    def _number_of_keypoints(self) -> int:
+        return self.context.cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+
+    def _masks_of(self, truth: list[Record], found: Instances) -> torch.Tensor:
+        """(N, H, W) bool, each through MASK_SIDE × MASK_SIDE cells; without a mask nothing."""
+        masks = torch.zeros(len(truth), *found.image_size, dtype=torch.bool)
+        for number, annotation in enumerate(truth):
+            if annotation.get("segmentation"):
+                box = tuple(found.pred_boxes.tensor[number].tolist())
+                masks[number] = pasted_mask(
+                    annotation["segmentation"], box, found.image_size, MASK_SIDE
+                )
+        return masks
 
     def scores(self) -> dict[str, float]:
         """AP by task of the perfect predictions."""

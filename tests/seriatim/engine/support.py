@@ -71,7 +71,7 @@ def arguments(config_file: Path, *words: str) -> argparse.Namespace:
     """What train_net.py would parse."""
     from seriatim.engine.arguments import parse_arguments
 
-    return parse_arguments(["--config-file", str(config_file), *words])
+    return parse_arguments(["--config-file", str(config_file), *_without_gates(words)])
 
 
 def load(config_file: Path, *overrides: str):
@@ -89,4 +89,9 @@ def train_net(*words: str | Path, timeout: float = 400, **kwargs) -> subprocess.
 
 
 def command(words: Sequence[str | Path]) -> list[str]:
-    return [sys.executable, "train_net.py", *map(str, words)]
+    return [sys.executable, "train_net.py", *_without_gates(list(map(str, words)))]
+
+
+def _without_gates(words: Sequence[str]) -> list[str]:
+    """Gates have tests of their own; here they would only cost time, unless a test asks for them."""
+    return list(words) if "--gates" in words else ["--gates", "off", *words]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from detectron2.data import MetadataCatalog
 from torch import nn
 
 from seriatim.engine.trainer import Trainer
@@ -104,3 +106,19 @@ def assert_caught(verdict: Verdict, *words: str) -> None:
     assert verdict.status is Status.FAIL, verdict.summary
     causes = [str(cause) for finding in verdict.findings for cause in finding.causes[:2]]
     assert any(all(word in cause for word in words) for cause in causes), verdict.paragraph("gate")
+
+
+@contextmanager
+def metadata_changed(name: str, **changes) -> Iterator[None]:
+    """A dataset with other metadata, which is otherwise written once."""
+    before = MetadataCatalog.get(name).as_dict()
+    _set_metadata(name, {**before, **changes})
+    try:
+        yield
+    finally:
+        _set_metadata(name, before)
+
+
+def _set_metadata(name: str, values: dict) -> None:
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(**{k: v for k, v in values.items() if k != "name"})

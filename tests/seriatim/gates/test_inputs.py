@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from detectron2.data import transforms as T
+
+from seriatim.data.mapper import SeriatimMapper
+from seriatim.engine.trainer import Trainer
+from seriatim.gates.inputs import InputsGate
+
+from .pipelines import ask, assert_caught, assert_healthy, pipeline
+from .test_oracle import trainer_with
+
+AUGMENTED = {
+    "SERIATIM__AUG": {
+        "ENABLED": True,
+        "SIZE": [64, 64],
+        "SCALE": [0.8, 1.4],
+        "VFLIP": 0.5,
+        "ROT90": 0.5,
+        "BRIGHTNESS": 0.3,
+        "SATURATION": 0.3,
+    }
+}
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "task_aligned", "mask_rcnn", "keypoint_rcnn"])
+def test_healthy(tmp_path, kind):
+    verdict = ask(InputsGate(), pipeline(tmp_path, kind, **AUGMENTED), tmp_path)
+    assert_healthy(verdict)
+    tally = verdict.numbers["objects"]
+    assert tally["objects"] > 10
+    assert tally["masks" if kind == "mask_rcnn" else "points"] > 5 or "rcnn" not in kind
+    assert (tmp_path / "gate" / "inputs.png").exists()
+
+
+class OtherChannels(SeriatimMapper):
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["image"] = item["image"].flip(0)
+        return item
+
+
+class MirroredBehindTheBack(SeriatimMapper):
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["image"] = item["image"].flip(2)
+        return item
+
+
+class BoxesStay(SeriatimMapper):
+    """Boxes are those of the file, whatever the augmentations did."""
+
+    def __call__(self, record):
+        item = super().__call__(record)
+        from detectron2.structures import Boxes, BoxMode
+
+        boxes = [
+            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+            for a in record["annotations"]
+            if not a.get("iscrowd")
+        ]
+        if "instances" in item and len(item["instances"]) == len(boxes):
+            item["instances"].gt_boxes = Boxes(np.array(boxes))
+        return item
+
+
+class DividedAlready(SeriatimMapper):
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["image"] = item["image"].float() / 255
+        return item
+
+
+class SeedsItself(SeriatimMapper):
+    def __call__(self, record):
+        state = np.random.get_state()
+        np.random.seed(self.calls % 2)
+        self.calls += 1
+        item = super().__call__(record)
+        np.random.set_state(state)
+        return item
+
+    calls = 0
+
+
+@pytest.mark.parametrize(
+    ("mapper", "words"),
+    [
+        (OtherChannels, "channels"),
+        (MirroredBehindTheBack, "mirrored"),
+        (BoxesStay, "not moved with the image"),
+        (DividedAlready, "255"),
+    ],
+    ids=["channels", "mirrored", "boxes stay", "divided"],
+)
+def test_a_mapper_with_a_fault(tmp_path, mapper, words):
+    context = pipeline(tmp_path, "retinanet", trainer_with(mapper), INPUT__RANDOM_FLIP="vertical")
+    assert_caught(ask(InputsGate(), context, tmp_path), words)
+
+
+def test_workers_that_draw_the_same(tmp_path):
+    context = pipeline(tmp_path, "retinanet", trainer_with(SeedsItself), **AUGMENTED)
+    assert_caught(ask(InputsGate(), context, tmp_path), "seed")
+
+
+class FlipsPixelsOnly(T.HFlipTransform):
+    def apply_coords(self, coords):
+        return coords
+
+
+class Forgetful(T.Augmentation):
+    def get_transform(self, image):
+        return FlipsPixelsOnly(image.shape[1])
+
+
+def test_an_augmentation_that_forgets_the_boxes(tmp_path):
+    class Planted(Trainer):
+        @classmethod
+        def build_mapper(cls, cfg, is_train, **overrides):
+            mapper = super().build_mapper(cfg, is_train, **overrides)
+            if is_train:
+                mapper.augmentations = T.AugmentationList([mapper.augmentations, Forgetful()])
+            return mapper
+
+    context = pipeline(tmp_path, "retinanet", Planted)
+    assert_caught(ask(InputsGate(), context, tmp_path), "FlipsPixelsOnly")
+
+
+def test_statistics_of_another_range(tmp_path):
+    context = pipeline(
+        tmp_path, "retinanet", MODEL__PIXEL_MEAN=[0.5] * 3, MODEL__PIXEL_STD=[0.2] * 3
+    )
+    assert_caught(ask(InputsGate(), context, tmp_path), "0–1")
+
+
+def test_classes_of_another_image(tmp_path):
+    class Shuffled(SeriatimMapper):
+        def __call__(self, record):
+            item = super().__call__(record)
+            if "instances" in item:
+                item["instances"].gt_classes = (item["instances"].gt_classes + 1) % 3
+            return item
+
+    context = pipeline(tmp_path, "retinanet", trainer_with(Shuffled))
+    assert_caught(ask(InputsGate(), context, tmp_path), "class")

@@ -1,0 +1,108 @@
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from seriatim.data.mapper import SeriatimMapper
+from seriatim.engine.trainer import Trainer
+from seriatim.gates.oracle import OracleGate
+from seriatim.gates.verdict import Status
+
+from .pipelines import ask, assert_caught, assert_healthy, metadata_changed, pipeline
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn", "keypoint_rcnn"])
+def test_healthy(tmp_path, kind):
+    verdict = ask(OracleGate(), pipeline(tmp_path, kind), tmp_path)
+    assert_healthy(verdict)
+    assert verdict.numbers["AP of the ground truth"]["bbox"] == pytest.approx(100, abs=0.1)
+    faults = verdict.numbers["AP under planted faults"]
+    told = [value for value in faults.values() if not isinstance(value, str)]
+    assert len(told) >= 5 and max(told) < 50
+
+
+def test_another_scale_than_the_images(tmp_path):
+    context = pipeline(tmp_path, "retinanet", INPUT__MIN_SIZE_TEST=96)
+    verdict = ask(OracleGate(), context, tmp_path)
+    assert_healthy(verdict)
+    assert verdict.numbers["AP under planted faults"]["boxes scaled back twice"] < 50
+
+
+class Mapped(SeriatimMapper):
+    """Alters the boxes of every input."""
+
+    def __call__(self, record):
+        item = super().__call__(record)
+        if "instances" in item:
+            self.spoil(item["instances"])
+        return item
+
+
+def trainer_with(mapper: type[SeriatimMapper]) -> type[Trainer]:
+    class Planted(Trainer):
+        @classmethod
+        def build_mapper(cls, cfg, is_train, **overrides):
+            return mapper(cfg, is_train=is_train, **overrides)
+
+    return Planted
+
+
+class WidthsForCorners(Mapped):
+    def spoil(self, instances):
+        boxes = instances.gt_boxes.tensor
+        boxes[:, 2:] -= boxes[:, :2]
+
+
+class WrongClass(Mapped):
+    def spoil(self, instances):
+        instances.gt_classes = (instances.gt_classes + 1) % 3
+
+
+class LosesSmallOnes(Mapped):
+    def __call__(self, record):
+        item = SeriatimMapper.__call__(self, record)
+        if "instances" in item:
+            item["instances"] = item["instances"][item["instances"].gt_boxes.area() > 200]
+        return item
+
+
+@pytest.mark.parametrize(
+    ("mapper", "words"),
+    [(WidthsForCorners, "XYWH"), (WrongClass, "class numbers"), (LosesSmallOnes, "lost")],
+    ids=["box mode", "class", "lost"],
+)
+def test_a_mapper_that_spoils_the_ground_truth(tmp_path, mapper, words):
+    context = pipeline(tmp_path, "retinanet", trainer_with(mapper))
+    assert_caught(ask(OracleGate(), context, tmp_path), words)
+
+
+def test_class_numbers_of_evaluator_and_data_one_apart(tmp_path):
+    context = pipeline(tmp_path, "retinanet")
+    name = context.cfg.DATASETS.TEST[0]
+    right = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    wrong = {own: (contiguous + 1) % 3 for own, contiguous in right.items()}
+    with metadata_changed(name, thing_dataset_id_to_contiguous_id=wrong):
+        assert_caught(ask(OracleGate(), context, tmp_path), "class numbers")
+
+
+def test_records_in_another_box_mode_than_the_file(tmp_path):
+    context = pipeline(tmp_path, "retinanet")
+    name = context.cfg.DATASETS.TEST[0]
+    records = DatasetCatalog.get(name)
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["bbox_mode"] = BoxMode.XYWH_ABS
+    DatasetCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: records)
+    try:
+        assert_caught(ask(OracleGate(), context, tmp_path), "XYXY")
+    finally:
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, lambda: records)
+
+
+def test_more_objects_than_detections_count_is_a_warning_with_the_ceiling(tmp_path):
+    context = pipeline(tmp_path, "retinanet", TEST__DETECTIONS_PER_IMAGE=2)
+    verdict = ask(OracleGate(), context, tmp_path)
+    assert verdict.status is Status.WARN
+    assert "DETECTIONS_PER_IMAGE" in str(verdict.findings[0].causes[0])
+    assert verdict.numbers["ceiling"]["AP after NMS and limits"] < 90
