@@ -139,9 +139,17 @@ class Context:
             mapper.augmentations = T.AugmentationList(build_augmentations(self.cfg, is_train=False))
         return mapper
 
-    def inputs(self, records: Sequence[Record], augment: bool = False) -> Batch:
-        """`records` mapped for training, each with a seed of its own."""
+    def inputs(
+        self, records: Sequence[Record], augment: bool = False, short_edge: int | None = None
+    ) -> Batch:
+        """`records` mapped for training, each with a seed of its own.
+
+        A `short_edge` in px replaces the size that they are resized to without `augment`.
+        """
         mapper = self.train_mapper(augment)
+        if short_edge is not None and hasattr(mapper, "augmentations"):
+            resize = T.ResizeShortestEdge(short_edge, self.cfg.INPUT.MAX_SIZE_TEST)
+            mapper.augmentations = T.AugmentationList([resize])
         mapped = []
         for position, record in enumerate(records):
             with seeded(self.SEED, position):

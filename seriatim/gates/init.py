@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
@@ -22,7 +21,7 @@ from seriatim.gates.expectations import (
     is_informative,
     prior_of,
 )
-from seriatim.gates.observe import Observation, is_finite, observe, some_records
+from seriatim.gates.observe import Observation, is_finite, observe, some_records, tensors_in
 from seriatim.gates.verdict import Cause, Finding
 
 IMAGES = 2  # more would say the same: losses are means
@@ -170,12 +169,12 @@ class InitGate(Gate):
                     Cause("it takes probabilities where logits are meant, or the other way round"),
                 ],
             )
-        elif value == 0 and (expected is None or expected.high > 0 or _zero_weights(cfg)):
+        elif value == 0 and (expected is None or expected.high > 0 or zero_weights(cfg)):
             self._say(
                 f"{name} is exactly 0 at initialisation, on images with objects.",
                 "a loss above 0: the network knows nothing yet.",
                 [
-                    *_zero_weights(cfg),
+                    *zero_weights(cfg),
                     Cause("a factor of 0 in the loss, or a mask that leaves nothing"),
                     Cause("no object is matched: its size fits no level or anchor"),
                 ],
@@ -293,7 +292,7 @@ def first_non_finite(context: Context, model: nn.Module, batch: Batch) -> str:
 
     def look(name: str):
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not found and any(not bool(t.isfinite().all()) for t in _tensors(output)):
+            if not found and any(not bool(t.isfinite().all()) for t in tensors_in(output)):
                 found.append(name)
 
         return hook
@@ -305,17 +304,6 @@ def first_non_finite(context: Context, model: nn.Module, batch: Batch) -> str:
         for handle in handles:
             handle.remove()
     return found[0] if found else ""
-
-
-def _tensors(output: object) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))
-    elif isinstance(output, list | tuple):
-        for item in output:
-            yield from _tensors(item)
 
 
 def _thing_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
@@ -337,7 +325,7 @@ def _frozen_noise(cfg: CfgNode, model: nn.Module) -> Cause | None:
     return None
 
 
-def _zero_weights(cfg: CfgNode, prefix: str = "MODEL.") -> list[Cause]:
+def zero_weights(cfg: CfgNode, prefix: str = "MODEL.") -> list[Cause]:
     """Config keys that hold a loss's weight of 0."""
     found = []
     node = cfg
@@ -345,7 +333,7 @@ def _zero_weights(cfg: CfgNode, prefix: str = "MODEL.") -> list[Cause]:
         node = node[part]
     for key, value in node.items():
         if isinstance(value, CfgNode):
-            found += _zero_weights(cfg, f"{prefix}{key}.")
+            found += zero_weights(cfg, f"{prefix}{key}.")
         elif "WEIGHT" in key and isinstance(value, int | float) and value == 0:
             found.append(Cause("its weight is 0", f"{prefix}{key}"))
     return found

@@ -69,3 +69,15 @@ def some_records(context: Context, count: int) -> list[dict[str, Any]]:
 
 def is_finite(losses: dict[str, float]) -> bool:
     return all(math.isfinite(value) for value in losses.values())
+
+
+def tensors_in(output: object) -> Iterator[torch.Tensor]:
+    """All floating-point tensors in nested lists, tuples and dicts."""
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        yield from tensors_in(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for item in output:
+            yield from tensors_in(item)
