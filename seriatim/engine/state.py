@@ -72,11 +72,11 @@ class PlainState:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._initial = dict(_plain_numbers(model))
+        self._initial = dict(plain_numbers(model))
 
     def state_dict(self) -> dict[str, int | float]:
         """{dotted attribute name: value} of what has changed since the object was made."""
-        return {k: v for k, v in _plain_numbers(self._model) if self._initial.get(k) != v}
+        return {k: v for k, v in plain_numbers(self._model) if self._initial.get(k) != v}
 
     def load_state_dict(self, state: Mapping[str, int | float]) -> None:
         for name, value in state.items():
@@ -87,11 +87,11 @@ class PlainState:
 @contextmanager
 def preserve_plain_state(model: nn.Module) -> Iterator[None]:
     """Leave the plain numbers of the modules as they were, new ones removed."""
-    before = dict(_plain_numbers(model))
+    before = dict(plain_numbers(model))
     try:
         yield
     finally:
-        for name, value in list(_plain_numbers(model)):
+        for name, value in list(plain_numbers(model)):
             owner, _, attribute = name.rpartition(".")
             if name not in before:
                 delattr(model.get_submodule(owner), attribute)
@@ -99,7 +99,8 @@ def preserve_plain_state(model: nn.Module) -> Iterator[None]:
                 setattr(model.get_submodule(owner), attribute, before[name])
 
 
-def _plain_numbers(model: nn.Module) -> Iterator[tuple[str, int | float]]:
+def plain_numbers(model: nn.Module) -> Iterator[tuple[str, int | float]]:
+    """Dotted name and value of every int or float that a module has as an attribute."""
     for module_name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if type(value) in (int, float):
