@@ -76,13 +76,17 @@ def ground_truth(dataset: Mapping[str, Any]) -> COCO:
     """An index of a COCO JSON's content, with what a JSON may leave out filled in.
 
     Annotations get fresh ids from 1 (id 0 is COCO's sign for "unmatched", so a file that uses it is
-    scored wrongly), `iscrowd` 0 and the box's area where they are missing.
+    scored wrongly), `iscrowd` 0 and the box's area where they are missing. Where others have
+    keypoints, one without has them all unlabelled: the evaluation then leaves it out of account.
     """
     annotations = []
+    most = max((len(a.get("keypoints") or ()) for a in dataset.get("annotations", ())), default=0)
     for number, annotation in enumerate(dataset.get("annotations", ()), start=1):
         annotation = {"iscrowd": 0, **annotation, "id": number}
         if annotation.get("area") is None:
             annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
+        if most and not annotation.get("keypoints"):
+            annotation |= {"keypoints": [0] * most, "num_keypoints": 0}
         if "keypoints" in annotation and "num_keypoints" not in annotation:
             annotation["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
         annotations.append(annotation)
@@ -91,6 +95,8 @@ def ground_truth(dataset: Mapping[str, Any]) -> COCO:
 
 def can_score(truth: COCO, task: str) -> bool:
     """Whether any annotation has what `task` compares."""
+    if task == "keypoints":
+        return any(annotation.get("num_keypoints") for annotation in truth.anns.values())
     field = TASK_FIELDS[task][0]
     return any(annotation.get(field) for annotation in truth.anns.values())
 
@@ -140,7 +146,7 @@ def _sigmas(sigmas: Sequence[float]) -> np.ndarray | None:
 def _category_ids(truth: COCO, task: str) -> list[int]:
     if task != "keypoints":
         return sorted(truth.cats)
-    with_keypoints = {a["category_id"] for a in truth.anns.values() if a.get("keypoints")}
+    with_keypoints = {a["category_id"] for a in truth.anns.values() if a.get("num_keypoints")}
     return sorted(with_keypoints)
 
 

@@ -396,11 +396,12 @@ class Sample:
     def moved(self, mask: np.ndarray) -> np.ndarray:
         """A (H, W) bool mask of the file where the transforms take it, as an image so that it is
         resampled as finely as pixels are."""
-        picture = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
+        inside = mask.astype(np.uint8) * 255
+        picture = np.stack([inside, 255 - inside, inside], axis=-1)  # padding is neither
         for transform in self.transforms.transforms:
             if not is_photometric(transform, picture.shape[:2]):
                 picture = np.asarray(transform.apply_image(picture))
-        return picture[:, :, 0] > 127
+        return picture[:, :, 0].astype(int) > picture[:, :, 1]
 
     def pixels(self) -> np.ndarray:
         """(H, W, C) as the mapper gives them."""
