@@ -30,6 +30,7 @@ NAMES: dict[str, str] = {
     "yolo": "yolo",
     "csv": "csv_",
     "masks": "masks",
+    "imagefolder": "imagefolder",
 }
 
 

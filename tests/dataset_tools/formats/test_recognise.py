@@ -43,6 +43,8 @@ def files(folder, contents):
         ("csv", {"train.csv": CSV.replace(",", ";"), "notes.csv": "day,rain\n1,2\n"}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
+        ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
+        ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
     ],
 )
 def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):
@@ -56,6 +58,8 @@ def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):
     [
         {},
         {"a.jpg": "", "b.png": ""},
+        {"train/a.jpg": "", "labels/b.png": ""},
+        {"day 1/a.jpg": "", "day 2/b.png": "", "what.json": "{}"},
         {"a.xml": "<html><body/></html>", "a.jpg": ""},
         {"a.json": '{"images": "all"}', "b.json": "[1, 2]", "c.json": "{"},
         {"a.txt": "A cat.", "a.jpg": ""},
