@@ -31,6 +31,7 @@ NAMES: dict[str, str] = {
     "csv": "csv_",
     "masks": "masks",
     "imagefolder": "imagefolder",
+    "dota": "dota",
 }
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, read_text, root_of
+from dataset_tools.formats.reading import DIFFICULT
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.xml_tree import Node, parse_xml
@@ -316,12 +317,6 @@ FORMAT = Format(
             default="auto",
             choices=("auto", "1", "0"),
         ),
-        Option(
-            "--difficult",
-            "difficult objects: keep as an attribute, mark as crowd (ignored in evaluation), or "
-            "drop",
-            default="keep",
-            choices=("keep", "crowd", "drop"),
-        ),
+        DIFFICULT,
     ),
 )

@@ -45,6 +45,8 @@ def files(folder, contents):
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
         ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
+        ("dota", {"images/a.png": "", "labelTxt/a.txt": "gsd:0.1\n1 1 9 1 9 5 1 5 plane 0\n"}),
+        ("dota", {"images/a.png": "", "labelTxt/a.txt": "imagesource:GoogleEarth\n"}),
     ],
 )
 def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):
