@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "split": ("dataset_tools.split", "divide a dataset into train, val, …"),
     "subset": ("dataset_tools.subset", "take some of the categories, sizes or images"),
     "merge": ("dataset_tools.merge", "join several datasets"),
+    "diff": ("dataset_tools.diff", "what changed between two versions of a dataset"),
     "tile": ("dataset_tools.tile", "cut large images into overlapping tiles"),
 }
 
