@@ -29,6 +29,7 @@ NAMES: dict[str, str] = {
     "voc": "voc",
     "yolo": "yolo",
     "csv": "csv_",
+    "label-studio": "label_studio",
     "masks": "masks",
     "imagefolder": "imagefolder",
     "dota": "dota",

@@ -13,6 +13,10 @@ COCO = json.dumps(
     {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
 )
 YOLO = "0 0.5 0.5 0.1 0.1\n"
+LABEL_STUDIO = json.dumps(
+    [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [], "was_cancelled": False}]}]
+)
+LABEL_STUDIO_MIN = json.dumps([{"image": "a.jpg", "label": [{"x": 1, "rectanglelabels": ["cat"]}]}])
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 
 
@@ -41,6 +45,8 @@ def files(folder, contents):
         ("csv", {"labels.csv": CSV.encode("utf-16")}),
         ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),
         ("csv", {"train.csv": CSV.replace(",", ";"), "notes.csv": "day,rain\n1,2\n"}),
+        ("label-studio", {"export.json": LABEL_STUDIO, "a.jpg": ""}),
+        ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
         ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
