@@ -1,0 +1,188 @@
+"""COCO → format → COCO, over random datasets: what a format carries comes back as it was.
+
+`TRIPS` says for each written format what it carries, and how far numbers may be off. A format may
+take several trips, one for each kind of content or way of writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_tools.coco import Annotation, Category, Dataset, Image, load_coco
+from dataset_tools.convert import convert_dataset
+from dataset_tools.export import export_dataset
+from dataset_tools.formats import written_formats
+from dataset_tools.rle import decode_mask
+from tests.dataset_tools.datasets import Splits, datasets, save
+
+EXAMPLES = 12
+TRAIN_VAL = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One way there and back."""
+
+    format: str
+    contents: st.SearchStrategy[Splits]
+    write: Mapping[str, Any] = field(default_factory=dict)  # options of export
+    read: Mapping[str, Any] = field(default_factory=dict)  # options of convert
+    tolerance: float = 1e-5  # of coordinates, px
+    angle_tolerance: float = 1e-5  # of rotated boxes, degrees
+    unsplit: str | None = None  # the split in which images of none come back
+    file_name: Callable[[str, str | None], str] = lambda name, split: name  # as it comes back
+    categories: str = "all"  # or "used": only those of objects, sorted, bare
+    any_order: bool = False  # of the objects of an image
+    path: str = ""  # in the written folder, for convert
+    told: bool = True  # nothing is noted as dropped, there and back
+    label: str = ""
+
+    def __str__(self) -> str:
+        return "-".join([self.format, *filter(None, [self.label, *map(str, self.write.values())])])
+
+
+def in_images(name: str, split: str | None) -> str:
+    return f"images/{split or 'train'}/{name}"
+
+
+TRIPS = [
+    *(
+        Trip(
+            "yolo",
+            datasets(kinds, splits=splits),
+            write={"task": task},
+            unsplit="train",
+            file_name=in_images,
+        )
+        for task, kinds, splits in (
+            ("detect", ["box"], TRAIN_VAL),
+            ("segment", ["polygon"], (None,)),
+            ("pose", ["keypoints"], ("train", "val", "test")),
+            ("obb", ["rotated"], ("train", "fold 2")),
+        )
+    ),
+]
+
+
+def test_every_written_format_takes_a_trip():
+    assert {trip.format for trip in TRIPS} == set(written_formats())
+
+
+@pytest.mark.parametrize("trip", TRIPS, ids=str)
+def test_what_was_written_is_read(trip, tmp_path_factory):
+    @settings(max_examples=EXAMPLES, deadline=None)
+    @given(trip.contents)
+    def there_and_back(before):
+        compare(before, travel(trip, before, tmp_path_factory.mktemp("trip")), trip)
+
+    there_and_back()
+
+
+def travel(trip: Trip, before: Splits, folder: Path) -> Splits:
+    """The datasets after the trip."""
+    written = export_dataset(trip.format, save(before, folder), folder / "out", **trip.write)
+    read = convert_dataset(trip.format, folder / "out" / trip.path, folder / "back", **trip.read)
+    if trip.told:
+        assert not written.notes.dropped and not read.notes.dropped
+    return {
+        None if split in ("all", "rest") else split: load_coco(summary.path)
+        for split, summary in read.files.items()
+    }
+
+
+def compare(before: Splits, after: Splits, trip: Trip) -> None:
+    """AssertionError where they differ by more than the trip allows."""
+    expected = {split or trip.unsplit: dataset for split, dataset in before.items()}
+    expected = {split: dataset for split, dataset in expected.items() if dataset.images}
+    assert after.keys() == expected.keys()
+    seen = {a.category for d in expected.values() for i in d.images for a in i.annotations}
+    for split, dataset in expected.items():
+        compare_categories(dataset.categories, after[split].categories, trip, seen)
+        found = {image.file_name: image for image in after[split].images}
+        assert len(found) == len(after[split].images)
+        assert found.keys() == {trip.file_name(i.file_name, split) for i in dataset.images}
+        for image in dataset.images:
+            compare_images(image, found[trip.file_name(image.file_name, split)], trip)
+
+
+def compare_categories(
+    before: list[Category], after: list[Category], trip: Trip, seen: set[str]
+) -> None:
+    if trip.categories == "used":
+        assert {category.name for category in after} == seen
+        return
+    assert [c.name for c in after] == [c.name for c in before]
+    assert [c.keypoints for c in after] == [c.keypoints for c in before]
+    assert [c.skeleton for c in after] == [c.skeleton for c in before]
+
+
+def compare_images(before: Image, after: Image, trip: Trip) -> None:
+    assert (after.width, after.height) == (before.width, before.height)
+    assert after.attributes == before.attributes
+    assert len(after.annotations) == len(before.annotations)
+    first, second = before.annotations, after.annotations
+    if trip.any_order:
+        first, second = sorted(first, key=_order), sorted(second, key=_order)
+    for one, other in zip(first, second, strict=True):
+        compare_annotations(one, other, trip)
+
+
+def compare_annotations(before: Annotation, after: Annotation, trip: Trip) -> None:
+    def close(values: Any) -> Any:
+        return None if values is None else pytest.approx(list(values), abs=trip.tolerance)
+
+    assert after.category == before.category
+    assert list(after.bbox) == close(before.bbox)
+    assert after.iscrowd == before.iscrowd
+    assert after.keypoints == close(before.keypoints)
+    assert type(after.segmentation) is type(before.segmentation)
+    if isinstance(before.segmentation, dict):
+        assert np.array_equal(decode_mask(after.segmentation), decode_mask(before.segmentation))
+    elif before.segmentation:
+        assert len(after.segmentation) == len(before.segmentation)
+        for one, other in zip(before.segmentation, after.segmentation, strict=True):
+            assert other == close(one)
+    old, new = dict(before.attributes), dict(after.attributes)
+    rotated, came_back = old.pop("rbox", None), new.pop("rbox", None)
+    assert new == old
+    assert (came_back is None) == (rotated is None)
+    if rotated is not None:
+        assert came_back[:4] == close(rotated[:4])
+        turned = (came_back[4] - rotated[4] + 180) % 360 - 180
+        assert abs(turned) <= trip.angle_tolerance
+
+
+def _order(annotation: Annotation) -> Any:
+    return annotation.category, [round(value, 3) for value in annotation.bbox]
+
+
+def test_a_difference_is_seen():
+    (trip,) = (trip for trip in TRIPS if str(trip) == "yolo-detect")
+    objects = [Annotation("cat", (1, 2, 3, 4), id=1)]
+    before = {"train": Dataset([Image("a.jpg", 9, 9, objects)], [Category("cat")])}
+
+    def after(**changes: Any) -> Splits:
+        annotation = Annotation(**{"category": "cat", "bbox": (1, 2, 3, 4)} | changes)
+        image = Image("images/train/a.jpg", 9, 9, [annotation])
+        return {"train": Dataset([image], [Category("cat")])}
+
+    compare(before, after(), trip)
+    for change in (
+        {"bbox": (1, 2, 3, 4.1)},
+        {"category": "dog"},
+        {"iscrowd": True},
+        {"keypoints": [1, 2, 2]},
+        {"segmentation": [[1, 2, 3, 2, 3, 4]]},
+        {"attributes": {"rbox": [2, 3, 2, 2, 0]}},
+        {"attributes": {"score": 1}},
+    ):
+        with pytest.raises(AssertionError):
+            compare(before, after(**change), trip)
