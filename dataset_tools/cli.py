@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "subset": ("dataset_tools.subset", "take some of the categories, sizes or images"),
     "merge": ("dataset_tools.merge", "join several datasets"),
     "diff": ("dataset_tools.diff", "what changed between two versions of a dataset"),
+    "remap": ("dataset_tools.remap", "rename, join, drop and order categories"),
+    "sample": ("dataset_tools.sample", "take images with as much of every category"),
     "tile": ("dataset_tools.tile", "cut large images into overlapping tiles"),
 }
 
