@@ -17,6 +17,7 @@ from typing import Any
 from dataset_tools.coco import Dataset, image_root, load_coco
 from dataset_tools.errors import InputError
 from dataset_tools.formats import Format, get_format, written_formats
+from dataset_tools.formats.base import SPLIT_NAMES, split_of_folders
 from dataset_tools.notes import Notes
 
 EPILOG = """\
@@ -88,8 +89,7 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
     else as a copy. InputError if it is not there, or its name leads out of the root."""
     if root is None:
         raise InputError("This format needs the images. Give their folder by --images.")
-    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
-        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
+    _check_inside(file_name)
     source = root / file_name
     if not source.is_file():
         raise InputError(f"{source}: this image file is missing. Check --images.")
@@ -98,6 +98,20 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
+
+
+def split_path(split: str | None, file_name: str) -> str:
+    """Path below the exported folder for an image of a split: in a folder that `split_of_folders`
+    knows the split by, unless its own folders say so already. InputError if it leads out."""
+    _check_inside(file_name)
+    if split is None or split_of_folders(file_name) == SPLIT_NAMES.get(split, split):
+        return file_name
+    return f"{split}/{file_name}"
+
+
+def _check_inside(file_name: str) -> None:
+    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
+        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

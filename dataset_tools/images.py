@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,20 +33,33 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     EXIF orientation is applied as Detectron2's `read_image` does. InputError if it is no image.
     """
+    try:
+        with open(path, "rb") as file:
+            return _size(file, str(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: this image file is missing.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def content_size(content: bytes, place: str) -> tuple[int, int]:
+    """As `image_size`, of an image file's `content`. `place` is for messages."""
+    return _size(io.BytesIO(content), place)
+
+
+def _size(file: IO[bytes], place: str) -> tuple[int, int]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with Image.open(file) as image:
             width, height = image.size
             turned = _orientation(image, file) in (5, 6, 7, 8)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: this image file is missing.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image of a known kind, or damaged.") from error
+        raise InputError(f"{place}: not an image of a known kind, or damaged.") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: too large to be opened: {error}") from error
+        raise InputError(f"{place}: too large to be opened: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+        raise InputError(f"{place}: cannot be read as an image: {error}") from error
     return (height, width) if turned else (width, height)
 
 

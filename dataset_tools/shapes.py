@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from dataset_tools.coco import Annotation
+from dataset_tools.coco import Annotation, annotation_box
 from dataset_tools.rle import polygons_box
 from dataset_tools.rotated import corners
 
@@ -43,6 +44,32 @@ def points_annotation(
     """The annotation of a point or a line of points [x, y, …]."""
     more["attributes"] = more.get("attributes", {}) | {"points": points, "shape": shape}
     return Annotation(category, polygons_box([points]), **more)
+
+
+def polygon_annotation(category: str, polygon: list[float], **more: Any) -> Annotation:
+    """The annotation of one polygon, with the tight box around it."""
+    return Annotation(category, polygons_box([polygon]), [polygon], **more)
+
+
+def rectangle_polygon(box: Sequence[float]) -> list[float]:
+    """The four corners of an XYXY box, clockwise from the top left."""
+    left, top, right, bottom = box
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def pairs(values: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """(x1, y1), (x2, y2), … of [x1, y1, x2, y2, …]."""
+    return zip(values[0::2], values[1::2], strict=True)
+
+
+def has_own_box(annotation: Annotation, tolerance: float = 0.01) -> bool:
+    """Whether the box is another than that of the polygons or mask, by more than `tolerance` px."""
+    if annotation.bbox is None or not annotation.segmentation:
+        return False
+    tight = annotation_box(Annotation("", segmentation=annotation.segmentation))
+    return tight is None or any(
+        abs(own - other) > tolerance for own, other in zip(annotation.bbox, tight, strict=True)
+    )
 
 
 def kind_of(annotation: Annotation) -> Kind:

@@ -28,6 +28,7 @@ NAMES: dict[str, str] = {
     "coco": "coco",
     "voc": "voc",
     "yolo": "yolo",
+    "labelme": "labelme",
     "csv": "csv_",
     "label-studio": "label_studio",
     "masks": "masks",
