@@ -138,8 +138,8 @@ class ImageIndex:
         """Path relative to the root of the image called `name`; None if there is none.
 
         `near` is the label file's path relative to the root: of several images of that name the one
-        that shares most of its folders is taken, then the one that shares most of the tail of
-        `name`. InputError if two fit equally.
+        that shares most of its folders is taken, then the one in its own folder, then the one that
+        shares most of the tail of `name`. InputError if two fit equally.
         """
         wanted = PurePosixPath(name.strip().replace("\\", "/"))
         if str(wanted) in self._known:
@@ -152,10 +152,12 @@ class ImageIndex:
         if len(candidates) == 1:
             return candidates[0]
 
-        def fit(path: str) -> tuple[int, int, bool]:
+        def fit(path: str) -> tuple[int, bool, int, bool]:
             folders = PurePosixPath(path).parts[:-1]
+            own = PurePosixPath(near).parts[:-1]
             return (
-                _common(PurePosixPath(near).parts[:-1], folders),
+                _common(own, folders),
+                bool(near) and own == folders,
                 _common(wanted.parts[-2::-1], folders[::-1]),
                 PurePosixPath(path).name == wanted.name,
             )

@@ -19,8 +19,11 @@ from PIL import Image as Pillow
 from dataset_tools.coco import Annotation, Category, Dataset, Image, whole_image, write_coco
 from dataset_tools.rle import encode_mask, polygons_box, rle_box
 from dataset_tools.rotated import corners
+from dataset_tools.shapes import drawn_annotation
 
-Kind = Literal["box", "polygon", "polygons", "rle", "keypoints", "rotated", "label"]
+Kind = Literal[
+    "box", "polygon", "polygons", "rle", "keypoints", "rotated", "label", "point", "points", "line"
+]
 Splits = dict[str | None, Dataset]
 
 _LETTERS = "abcXYZ019éßñŁж中のé-_"
@@ -67,7 +70,8 @@ def datasets(
     """One dataset for each of `splits`, all with the same categories; ids count from 1.
 
     Args:
-        objects: the kinds of objects to draw from. "label": one for a whole image.
+        objects: the kinds of objects to draw from. "label": one for a whole image. "point",
+            "points", "line": one or several points, or a line through some, under `attributes`.
         names: of categories. file_names: of images; no two differ in suffix or case only.
         attributes: of objects. image_attributes: of images.
         crowds: some objects are crowds (with an RLE).
@@ -168,6 +172,9 @@ class _Drawing:
         if kind == "keypoints":
             points = [n for _ in range(self.keypoints) for n in self.keypoint()]
             return Annotation(category, self.box(), keypoints=points)
+        if kind in ("point", "points", "line"):
+            points = self.points(1 if kind == "point" else 2, 1 if kind == "point" else 4)
+            return drawn_annotation(category, points, "line" if kind == "line" else "point", {})
         polygons = [self.polygon() for _ in range(2 if kind == "polygons" else 1)]
         return Annotation(category, polygons_box(polygons), polygons)
 
@@ -180,6 +187,12 @@ class _Drawing:
         left, top = self.number(0, self.image.width - 2), self.number(0, self.image.height - 2)
         right = self.number(left + 1, self.image.width)
         return left, top, right, self.number(top + 1, self.image.height)
+
+    def points(self, least: int, most: int) -> list[float]:
+        """[x1, y1, …]"""
+        width, height = self.image.width, self.image.height
+        count = self.draw(st.integers(least, most))
+        return [n for _ in range(count) for n in (self.number(0, width), self.number(0, height))]
 
     def polygon(self) -> list[float]:
         """Corners on the edges of a box, so that it has an area, and does not cross itself."""

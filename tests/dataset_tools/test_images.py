@@ -95,3 +95,11 @@ def test_loops_of_links_end(tmp_path):
     text(tmp_path / "a/x.txt", "")
     (tmp_path / "a/loop").symlink_to(tmp_path)
     assert list(walk_files(tmp_path)) == ["a/x.txt"]
+
+
+def test_of_equal_names_the_one_beside_the_label_is_found(tmp_path):
+    for name in ("0.jpg", "a/0.jpg"):
+        picture(tmp_path / name)
+    index = ImageIndex(tmp_path)
+    assert index.find("0", near="0.json") == "0.jpg"
+    assert index.find("0", near="a/0.json") == "a/0.jpg"

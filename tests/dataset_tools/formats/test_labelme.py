@@ -8,19 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from dataset_tools.coco import Annotation, Image, load_coco
+from dataset_tools.coco import Annotation, Image, load_coco, write_coco
 from dataset_tools.convert import convert_dataset
 from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.rle import decode_mask
+from tests.dataset_tools.datasets import ATTRIBUTES, FLAT_FILE_NAMES, datasets
 from tests.dataset_tools.makers import converted, picture, text
-from tests.dataset_tools.round_trips import (
-    assert_close,
-    datasets,
-    records,
-    there_and_back,
-    write_source,
-)
+from tests.dataset_tools.round_trips import assert_close, records, there_and_back
 
 
 def shape(points, kind="polygon", label="cat", **more):
@@ -322,7 +317,8 @@ def test_what_cannot_be_written_is_told_and_names_do_not_clash(tmp_path):
         Image("a.jpg", 20, 10, [Annotation("cat", (0, 0, 9, 9), [[1, 2, 5, 2, 5, 8]])]),
         Image("a.png", 20, 10, [Annotation("cat", keypoints=[1, 2, 2, 3, 4, 2])]),
     ]
-    source = write_source(tmp_path / "all.json", images)
+    source = tmp_path / "all.json"
+    write_coco(source, images, None, {})
     export = export_dataset("labelme", {None: source}, tmp_path / "there", images=tmp_path)
     assert list(export.notes.dropped) == [
         "box of its own besides a mask (the mask written)",
@@ -333,11 +329,11 @@ def test_what_cannot_be_written_is_told_and_names_do_not_clash(tmp_path):
         "a.png.json",
     ]
     with pytest.raises(InputError, match="leads out"):
-        source = write_source(tmp_path / "b.json", [Image("../a.jpg", 20, 10)])
+        write_coco(source, [Image("../a.jpg", 20, 10)], None, {})
         export_dataset("labelme", {None: source}, tmp_path / "else")
 
 
-attributes = st.fixed_dictionaries(
+ATTRIBUTES_OF_LABELME = st.fixed_dictionaries(
     {},
     optional={
         "group_id": st.integers(0, 3),
@@ -347,31 +343,41 @@ attributes = st.fixed_dictionaries(
         "colour": st.sampled_from(["red", 0, False]),
     },
 )
+# A group number that another object of the name has is given up: it would join them.
+drop = ("group_id",)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    datasets(["boxes", "polygons", "masks", "line", "points", "whole image"], attributes),
-)
-def test_coco_to_format_and_back_exactly(tmp_path_factory, images):
-    folder = tmp_path_factory.mktemp("labelme")
-    source = write_source(folder / "all.json", images)
-    # A group number that another object of the name has is given up: it would join them.
-    expected, found = (
-        records(dataset, drop=("group_id",))
-        for dataset in (load_coco(source), there_and_back("labelme", source, folder))
+    datasets(
+        ("box", "polygon", "rle", "point", "line", "label"),
+        attributes=ATTRIBUTES_OF_LABELME,
+        image_attributes=ATTRIBUTES,
+        crowds=True,
     )
-    assert found == expected
+)
+def test_coco_to_format_and_back_exactly(tmp_path_factory, splits):
+    folder = tmp_path_factory.mktemp("labelme")
+    before, after = there_and_back("labelme", splits, folder)
+    assert records(after[None], drop) == records(before[None], drop)
 
 
 @settings(max_examples=40, deadline=None)
-@given(datasets(["rotated", "several polygons", "several points"], attributes))
-def test_coco_to_format_and_back_with_parts_and_rotation(tmp_path_factory, images):
+@given(
+    datasets(
+        ("rotated", "polygons", "points"),
+        attributes=ATTRIBUTES_OF_LABELME,
+        file_names=FLAT_FILE_NAMES,
+        splits=("train", "val"),
+        images=(2, 3),
+        inside=False,
+    )
+)
+def test_coco_to_format_and_back_with_parts_and_rotation(tmp_path_factory, splits):
     # Several parts get a group number; corners of rotated boxes are within a billionth of a pixel.
     folder = tmp_path_factory.mktemp("labelme")
-    source = write_source(folder / "all.json", images)
-    expected, found = (
-        records(dataset, drop=("group_id",))
-        for dataset in (load_coco(source), there_and_back("labelme", source, folder))
-    )
-    assert_close(found, expected, 1e-5)
+    before, after = there_and_back("labelme", splits, folder)
+    for split, dataset in before.items():
+        expected = records(dataset, drop)
+        found = records(after[split], drop)
+        assert_close(found, {f"{split}/{name}": image for name, image in expected.items()}, 1e-5)

@@ -19,6 +19,8 @@ LABEL_STUDIO = json.dumps(
 LABEL_STUDIO_MIN = json.dumps([{"image": "a.jpg", "label": [{"x": 1, "rectanglelabels": ["cat"]}]}])
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 
+LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
+
 
 def files(folder, contents):
     for name, content in contents.items():
@@ -41,6 +43,9 @@ def files(folder, contents):
         ("yolo", {"images/a.jpg": "", "labels/a.txt": YOLO}),
         ("yolo", {"a.jpg": "", "a.txt": YOLO, "classes.txt": "cat", "b.txt": "", "b.jpg": ""}),
         ("yolo", {"data.yaml": "train: images\nnames: [a]"}),
+        ("labelme", {"a.json": LABELME, "a.jpg": ""}),
+        ("labelme", {"x/a.json": LABELME.encode("utf-16"), "package.json": '{"name": "x"}'}),
+        ("labelme", {"a.json": '{"flags": {}, "imageData": "' + "A" * 100_000 + '"}'}),
         ("csv", {"labels.csv": CSV, "a.jpg": ""}),
         ("csv", {"labels.csv": CSV.encode("utf-16")}),
         ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),
