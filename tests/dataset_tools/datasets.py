@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from dataset_tools.coco import Annotation, Category, Dataset, Image, whole_image, write_coco
 from dataset_tools.rle import encode_mask, polygons_box, rle_box
 from dataset_tools.rotated import corners
-from dataset_tools.shapes import drawn_annotation
+from dataset_tools.shapes import points_annotation
 
 Kind = Literal[
     "box", "polygon", "polygons", "rle", "keypoints", "rotated", "label", "point", "points", "line"
@@ -174,7 +174,7 @@ class _Drawing:
             return Annotation(category, self.box(), keypoints=points)
         if kind in ("point", "points", "line"):
             points = self.points(1 if kind == "point" else 2, 1 if kind == "point" else 4)
-            return drawn_annotation(category, points, "line" if kind == "line" else "point", {})
+            return points_annotation(category, points, "line" if kind == "line" else "point")
         polygons = [self.polygon() for _ in range(2 if kind == "polygons" else 1)]
         return Annotation(category, polygons_box(polygons), polygons)
 

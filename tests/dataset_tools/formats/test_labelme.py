@@ -263,7 +263,10 @@ def test_shapes_that_cannot_be_read_are_counted(tmp_path):
     ("content", "message"),
     [
         ('{"shapes": [', r"a\.json: not valid JSON at line 1, column 13"),
-        (label_file(shape([[1, "x"]])), r"a\.json: shapes\[0\]: points\[0\]: y is 'x', not a number"),
+        (
+            label_file(shape([[1, "x"]])),
+            r"a\.json: shapes\[0\]: points\[0\]: y is 'x', not a number",
+        ),
         (label_file(shape([[1, float("nan")]])), "is nan, not a number"),
         (label_file(shape([1, 2])), r"points\[0\] is 1, not a point"),
         (label_file("x"), r"shapes\[0\] is not an object"),
