@@ -30,6 +30,7 @@ NAMES: dict[str, str] = {
     "yolo": "yolo",
     "labelme": "labelme",
     "csv": "csv_",
+    "createml": "createml",
     "label-studio": "label_studio",
     "masks": "masks",
     "imagefolder": "imagefolder",

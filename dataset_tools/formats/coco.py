@@ -70,7 +70,7 @@ def plan(
     datasets: list[Dataset] = []
     items: list[Item] = []
     for file in files:
-        content = read_json(file)
+        content = _without_project(read_json(file))
         panoptic = _is_panoptic(content)
         dataset = parse_coco(file, {**content, "annotations": []} if panoptic else content, notes)
         datasets.append(dataset)
@@ -234,6 +234,29 @@ def _is_panoptic(content: Any) -> bool:
     )
 
 
+def _without_project(content: Any) -> Any:
+    """The content without the category 0 that Roboflow adds: the project's name, which no
+    annotation has and all other categories name as their super-category. They may share the name.
+    """
+    categories = content.get("categories") if isinstance(content, dict) else None
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(categories, list) or not isinstance(annotations, list):
+        return content
+    if not all(isinstance(entry, dict) for entry in (*categories, *annotations)):
+        return content
+    first, *others = categories or [{}]
+    project = first.get("name")
+    if (
+        others
+        and first.get("id") == 0
+        and first.get("supercategory") == "none"
+        and all(category.get("supercategory") == project for category in others)
+        and not any(annotation.get("category_id") == 0 for annotation in annotations)
+    ):
+        return {**content, "categories": others}
+    return content
+
+
 def _looks_like_coco(head: str) -> bool:
     keys = set(_TOP_KEY.findall(head))
     entries = '"image_id"' in head or ('"file_name"' in head and '"id"' in head)
@@ -302,7 +325,8 @@ FORMAT = Format(
     recognise=recognise,
     plan=plan,
     conventions="0-based continuous XYWH. Keys that COCO does not know are kept under attributes. "
-    "Uncompressed RLEs are compressed; categories are renumbered in the order of their ids.",
+    "Uncompressed RLEs are compressed; categories are renumbered in the order of their ids. "
+    "Category 0 of Roboflow's exports, which stands for the project, is left out.",
     options=(
         Option(
             "--ids",

@@ -24,7 +24,16 @@ from typing import Any
 
 from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
-from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, read_text, root_of
+from dataset_tools.formats.base import (
+    Evidence,
+    Format,
+    Glimpse,
+    Option,
+    Plan,
+    read_text,
+    root_of,
+    split_of_folders,
+)
 from dataset_tools.formats.reading import DIFFICULT
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
@@ -69,7 +78,9 @@ def plan(
     reader = _Reader(base, ImageIndex(root), origin, difficult)
     return Plan(
         image_root=root,
-        items=[Item(label, splits.get(_stem(label), (None,))) for label in labels],
+        items=[
+            Item(label, splits.get(_stem(label)) or (split_of_folders(label),)) for label in labels
+        ],
         read=reader,
         info={"pixel_origin": origin},
         remarks=remarks,
@@ -184,8 +195,8 @@ def _label_files(path: Path, base: Path) -> list[str]:
 def _splits(
     base: Path, labels: list[str], notes: Notes
 ) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
-    """Splits of each image's stem, from ImageSets/Main/*.txt. Images in no list are in split
-    None."""
+    """Splits of each image's stem, from ImageSets/Main/*.txt; none if there are no lists. Images in
+    no list are in split None."""
     lists: dict[str, set[str]] = {}
     for file in sorted(base.glob("**/ImageSets/Main/*.txt")):
         names = _split_list(file)
@@ -197,6 +208,8 @@ def _splits(
         if len(parts) > 1 and set().union(*parts.values()) == members:
             remarks.append(f"the list {name} is {' + '.join(sorted(parts))}: not written once more")
             del lists[name]
+    if not lists:
+        return {}, remarks
     stems = {_stem(label) for label in labels}
     for name, members in lists.items():
         for member in sorted(members - stems):
@@ -299,7 +312,7 @@ FORMAT = Format(
     name="voc",
     title="Pascal VOC XML",
     layout="folder with Annotations/*.xml, JPEGImages/ and, if any, ImageSets/Main/*.txt; "
-    "or XML files beside the images",
+    "or XML files beside the images, in train/, valid/, test/ if there are splits",
     carries=("boxes", "attributes", "splits"),
     loses="segmentation PNGs of the challenge",
     recognise=recognise,

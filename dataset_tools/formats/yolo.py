@@ -309,6 +309,10 @@ def _files_of_yaml(
             if split in others and not (isinstance(entry, str) and (root / entry).is_dir()):
                 continue
             files = _files_of_entry(root, str(entry).replace("\\", "/"))
+            if not files and "roboflow" in content:
+                # Roboflow names all three splits, whichever there are.
+                notes.suspect("split of Roboflow without images", f"{yaml_file}: {entry}")
+                continue
             if not files:
                 raise InputError(
                     f"{yaml_file}: {split}: {entry} gives no images (looked in {root}). Mend "
@@ -325,8 +329,11 @@ def _files_of_yaml(
 
 def _files_of_entry(root: Path, entry: str) -> list[str]:
     """Images of a folder, a list of files or a glob; listed ones may not exist."""
-    # Roboflow writes ../train/images and means train/images beside the YAML file.
-    for place in (root / entry, root / entry.removeprefix("../")):
+    # Roboflow writes ../train/images and means train/images beside the YAML file; or the folder
+    # that it was unpacked to before it, on another machine.
+    parts = entry.split("/")
+    tails = ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+    for place in (root / entry, root / entry.removeprefix("../"), *(root / t for t in tails)):
         if os.path.isdir(place):
             return [str(place / name) for name in walk_files(place) if is_image_name(name)]
         if os.path.isfile(place) and place.suffix == ".txt":

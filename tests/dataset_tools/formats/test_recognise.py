@@ -17,6 +17,9 @@ LABEL_STUDIO = json.dumps(
     [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [], "was_cancelled": False}]}]
 )
 LABEL_STUDIO_MIN = json.dumps([{"image": "a.jpg", "label": [{"x": 1, "rectanglelabels": ["cat"]}]}])
+CREATEML = json.dumps(
+    [{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 2}}]}]
+)
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 
 LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
@@ -50,6 +53,7 @@ def files(folder, contents):
         ("csv", {"labels.csv": CSV.encode("utf-16")}),
         ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),
         ("csv", {"train.csv": CSV.replace(",", ";"), "notes.csv": "day,rain\n1,2\n"}),
+        ("createml", {"labels.json": CREATEML, "a.jpg": ""}),
         ("label-studio", {"export.json": LABEL_STUDIO, "a.jpg": ""}),
         ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
