@@ -29,6 +29,7 @@ NAMES: dict[str, str] = {
     "voc": "voc",
     "yolo": "yolo",
     "labelme": "labelme",
+    "darknet": "darknet",
     "csv": "csv_",
     "createml": "createml",
     "label-studio": "label_studio",

@@ -51,7 +51,7 @@ from dataset_tools.formats.yolo_lines import (
     in_pixels,
     label_lines,
 )
-from dataset_tools.formats.yolo_write import write
+from dataset_tools.formats.yolo_write import CROWDS, write
 from dataset_tools.images import image_size, is_image_name, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.rotated import from_corners
@@ -141,7 +141,8 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
 
 def is_darknet(text: str) -> bool:
     """Whether this is an obj.data, the list of files that Darknet begins with."""
-    return {"train", "names"} <= {line.partition("=")[0].strip() for line in text.splitlines()}
+    keys = {line.partition("=")[0].strip() for line in text.splitlines() if "=" in line}
+    return "names" in keys and bool(keys & {"train", "valid"})
 
 
 @dataclass(frozen=True)
@@ -473,13 +474,8 @@ FORMAT = Format(
             default="auto",
             choices=("auto", *TASKS),
         ),
-        Option(
-            "--crowds",
-            "crowds: leave them out, or write them as objects",
-            default="drop",
-            choices=("drop", "keep"),
-        ),
+        CROWDS,
     ),
-    write_loses="attributes; all of an object that its task has no place for; of masks, holes and "
-    "parts are joined by lines without width",
+    write_loses="attributes and crowds; all of an object that its task has no place for; of masks, "
+    "holes and parts are joined by lines without width",
 )

@@ -15,7 +15,7 @@ from dataset_tools.formats.base import read_text
 from dataset_tools.images import image_size
 from dataset_tools.notes import Notes
 from dataset_tools.rle import polygons_box
-from dataset_tools.rotated import from_corners
+from dataset_tools.rotated import quad_annotation
 
 TASKS = ("detect", "segment", "pose", "obb")
 SPLITS = ("train", "val", "test")
@@ -187,16 +187,14 @@ def _turned(
             f"{place}: {len(shares) + 1} numbers are no rotated box (9, or 10 with a score). Mend "
             "or remove the line, or say by --task what the labels are."
         )
+    attributes = {"score": shares[8]} if len(shares) == 9 else {}
     quad = in_pixels(shares[:8], image)
-    box, error = from_corners(quad)
-    if error > 1:
+    annotation, right_angled = quad_annotation(category, quad, attributes, place)
+    if not right_angled:
         notes.suspect(
             "rotated box whose corners are no rectangle (kept; rbox is the one near it)", place
         )
-    attributes: dict[str, Any] = {"rbox": list(box)}
-    if len(shares) == 9:
-        attributes["score"] = shares[8]
-    return Annotation(category, polygons_box([quad]), [quad], attributes=attributes, source=place)
+    return annotation
 
 
 def _keypoint(numbers: list[float], image: Image, place: str) -> tuple[float, float, int]:

@@ -12,12 +12,19 @@ from dataset_tools.coco import Annotation, Category, Dataset, Image, annotation_
 from dataset_tools.errors import InputError
 from dataset_tools.export import place_image
 from dataset_tools.files import write_text
+from dataset_tools.formats.base import Option
 from dataset_tools.formats.yolo_lines import label_of
 from dataset_tools.notes import Notes
 from dataset_tools.rle import Box, decode_mask, join_rings, mask_rings
 from dataset_tools.rotated import corners
 
 UNSPLIT = "train"
+CROWDS = Option(
+    "--crowds",
+    "crowds: leave them out, or write them as objects",
+    default="drop",
+    choices=("drop", "keep"),
+)
 
 
 def write(

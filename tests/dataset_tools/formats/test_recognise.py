@@ -49,6 +49,7 @@ def files(folder, contents):
         ("labelme", {"a.json": LABELME, "a.jpg": ""}),
         ("labelme", {"x/a.json": LABELME.encode("utf-16"), "package.json": '{"name": "x"}'}),
         ("labelme", {"a.json": '{"flags": {}, "imageData": "' + "A" * 100_000 + '"}'}),
+        ("darknet", {"obj.data": "train = t.txt\nnames = n", "d/a.jpg": "", "d/a.txt": YOLO}),
         ("csv", {"labels.csv": CSV, "a.jpg": ""}),
         ("csv", {"labels.csv": CSV.encode("utf-16")}),
         ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),

@@ -25,6 +25,7 @@ from tests.dataset_tools.datasets import Splits, datasets, save
 
 EXAMPLES = 12
 TRAIN_VAL = ("train", "val")
+_DARKNET = {None: "train", "val": "valid"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,16 @@ TRIPS = [
             ("pose", ["keypoints"], ("train", "val", "test")),
             ("obb", ["rotated"], ("train", "fold 2")),
         )
+    ),
+    *(
+        Trip(
+            "darknet",
+            datasets(["box"], splits=splits),
+            unsplit="train",
+            file_name=lambda name, split: f"obj_{_DARKNET.get(split, split)}_data/{name}",
+            label=str(splits[0]),
+        )
+        for splits in ((None,), ("train", "val", "test"))
     ),
 ]
 
