@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("dataset_tools.diff", "what changed between two versions of a dataset"),
     "remap": ("dataset_tools.remap", "rename, join, drop and order categories"),
     "sample": ("dataset_tools.sample", "take images with as much of every category"),
+    "anonymise": ("dataset_tools.anonymise", "blur or pixelate faces, plates, …"),
     "tile": ("dataset_tools.tile", "cut large images into overlapping tiles"),
 }
 

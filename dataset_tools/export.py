@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import Dataset, image_root, load_coco
 from dataset_tools.errors import InputError
+from dataset_tools.files import new_folder
 from dataset_tools.formats import Format, get_format, written_formats
 from dataset_tools.formats.base import SPLIT_NAMES, split_of_folders
+from dataset_tools.images import inside
 from dataset_tools.notes import Notes
 
 EPILOG = """\
@@ -61,23 +62,14 @@ def export_dataset(
         raise InputError(
             f"{chosen.name} is read only. There are writers for: {', '.join(written_formats())}."
         )
-    output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise InputError(f"{output} is there already. Give a new folder by -o, or remove it.")
     splits = {split: load_coco(path) for split, path in datasets.items()}
     root = Path(images) if images else _common_root(datasets, splits)
     notes = Notes()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        folder = Path(temporary) / output.name
-        folder.mkdir()
+    with new_folder(output) as folder:
         chosen.write(splits, folder, notes, root, **options)
-        if output.is_dir():
-            output.rmdir()  # it is empty
-        os.replace(folder, output)
     return Export(
         chosen,
-        output,
+        Path(output),
         images=sum(len(dataset.images) for dataset in splits.values()),
         annotations=sum(len(i.annotations) for d in splits.values() for i in d.images),
         notes=notes,
@@ -89,8 +81,7 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
     else as a copy. InputError if it is not there, or its name leads out of the root."""
     if root is None:
         raise InputError("This format needs the images. Give their folder by --images.")
-    _check_inside(file_name)
-    source = root / file_name
+    source = inside(root, file_name)
     if not source.is_file():
         raise InputError(f"{source}: this image file is missing. Check --images.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +94,10 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
 def split_path(split: str | None, file_name: str) -> str:
     """Path below the exported folder for an image of a split: in a folder that `split_of_folders`
     knows the split by, unless its own folders say so already. InputError if it leads out."""
-    _check_inside(file_name)
+    inside("", file_name)
     if split is None or split_of_folders(file_name) == SPLIT_NAMES.get(split, split):
         return file_name
     return f"{split}/{file_name}"
-
-
-def _check_inside(file_name: str) -> None:
-    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
-        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

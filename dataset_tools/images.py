@@ -63,6 +63,38 @@ def _size(file: IO[bytes], place: str) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
+    """The whole picture, upright as Detectron2 reads it. InputError if it is not there or not so
+    large."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    # Large images are our trade.
+    limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    try:
+        with Pillow.open(path) as image:
+            image.load()
+            picture = ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no image {path}. Run check.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Run check.") from error
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = limit
+    if picture.size != size:
+        real, recorded = "×".join(map(str, picture.size)), "×".join(map(str, size))
+        raise InputError(f"{path} is {real}, but {recorded} is recorded. Run check --fix first.")
+    return picture
+
+
+def inside(root: str | Path, file_name: str) -> Path:
+    """Path of a file of the image root. InputError if its name leads out of the root."""
+    parts = file_name.replace("\\", "/").split("/")
+    if not file_name or not parts[0] or ".." in parts or "\0" in file_name:
+        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
+    return Path(root) / file_name
+
+
 def _orientation(image: PillowImage, file: IO[bytes]) -> int:
     """The EXIF orientation, 1 to 8, as `image.getexif()` gives it."""
     from PIL import Image
