@@ -215,8 +215,11 @@ def _choose(name: str, path: Path) -> tuple[Format, str]:
 def _read(plan: Plan, notes: Notes, workers: int, skip_errors: bool) -> Iterator[Image]:
     reader = _ChunkReader(plan, skip_errors)
 
+    workers = workers if plan.parallel else 1
+    chunk = 1 if plan.embedded else 64  # image files, unlike labels, fill the memory
+
     def images() -> Iterator[Image]:
-        for part, found in ordered_map(reader, plan.items, workers if plan.parallel else 1):
+        for part, found in ordered_map(reader, plan.items, workers, chunk):
             notes.merge(found)
             yield from part
 

@@ -35,6 +35,9 @@ NAMES: dict[str, str] = {
     "label-studio": "label_studio",
     "masks": "masks",
     "imagefolder": "imagefolder",
+    "idx": "idx",
+    "cifar": "cifar",
+    "npz": "npz",
     "dota": "dota",
 }
 

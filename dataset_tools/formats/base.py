@@ -185,6 +185,10 @@ class Glimpse:
 
     def head(self, name: str) -> str:
         """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
+        return decode_text(self.head_bytes(name), errors="replace")
+
+    def head_bytes(self, name: str) -> bytes:
+        """Beginning of a file of `files`."""
         if name not in self._heads:
             path = self.path if self.path.is_file() else self.path / name
             try:
@@ -192,7 +196,7 @@ class Glimpse:
                     self._heads[name] = file.read(self.HEAD_BYTES)
             except OSError:
                 self._heads[name] = b""
-        return decode_text(self._heads[name], errors="replace")
+        return self._heads[name]
 
     def _list_folder(self) -> None:
         queue = deque([("", 0)])
