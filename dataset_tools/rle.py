@@ -33,6 +33,17 @@ def decode_mask(rle: dict) -> np.ndarray:
     return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
 
 
+def polygons_mask(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    """The uint8 HW array (0 and 1) of the pixels of polygons, drawn as COCO draws them."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    drawn = [list(polygon) for polygon in polygons if len(polygon) >= 6]
+    if not drawn:
+        return np.zeros((height, width), np.uint8)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawn, height, width)))
+
+
 def compress_runs(runs: Sequence[int], height: int, width: int) -> dict:
     """RLE of plain run lengths (COCO's uncompressed form). ValueError if they do not fill the
     image."""

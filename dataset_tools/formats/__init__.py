@@ -33,6 +33,7 @@ NAMES: dict[str, str] = {
     "csv": "csv_",
     "createml": "createml",
     "label-studio": "label_studio",
+    "supervisely": "supervisely",
     "masks": "masks",
     "imagefolder": "imagefolder",
     "idx": "idx",

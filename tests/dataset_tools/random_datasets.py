@@ -92,16 +92,17 @@ def images(draw: Any, *kinds: str) -> list[Image]:
 
 
 def round_trip(
-    name: str, records: list[Image], folder: Path, **options: Any
+    name: str, records: list[Image], folder: Path, back: str | None = "photos", **options: Any
 ) -> tuple[list[dict], list[dict], Export]:
-    """Records (see `comparable`) of a COCO file, and of what comes back of it by the format."""
+    """Records (see `comparable`) of a COCO file, and of what comes back of it by the format.
+    `back` is the folder of the images for the way back; None: where the labels are."""
     write_coco(folder / "all.json", records, CATEGORIES, {})
     for image in records:
         picture(folder / "photos" / image.file_name, WIDTH, HEIGHT)
     photos = folder / "photos"
     files = {None: folder / "all.json"}
     export = export_dataset(name, files, folder / "there", images=photos, **options)
-    convert_dataset(name, folder / "there", folder / "back", images=photos)
+    convert_dataset(name, folder / "there", folder / "back", images=back and folder / back)
     return comparable(folder / "all.json"), comparable(folder / "back/all.json"), export
 
 

@@ -20,6 +20,7 @@ LABEL_STUDIO_MIN = json.dumps([{"image": "a.jpg", "label": [{"x": 1, "rectanglel
 CREATEML = json.dumps(
     [{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 2}}]}]
 )
+SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": [], "tags": []})
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 
 LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
@@ -56,6 +57,8 @@ def files(folder, contents):
         ("csv", {"train.csv": CSV.replace(",", ";"), "notes.csv": "day,rain\n1,2\n"}),
         ("createml", {"labels.json": CREATEML, "a.jpg": ""}),
         ("label-studio", {"export.json": LABEL_STUDIO, "a.jpg": ""}),
+        ("supervisely", {"meta.json": '{"classes": [], "tags": []}', "ds/img/a.jpg": ""}),
+        ("supervisely", {"ds/ann/a.jpg.json": SUPERVISELY, "ds/img/a.jpg": ""}),
         ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
