@@ -21,7 +21,7 @@ from dataset_tools.convert import convert_dataset
 from dataset_tools.export import export_dataset
 from dataset_tools.formats import written_formats
 from dataset_tools.rle import decode_mask
-from tests.dataset_tools.datasets import Splits, datasets, save
+from tests.dataset_tools.datasets import ATTRIBUTES, Splits, datasets, save
 
 EXAMPLES = 12
 TRAIN_VAL = ("train", "val")
@@ -35,7 +35,7 @@ class Trip:
     format: str
     contents: st.SearchStrategy[Splits]
     write: Mapping[str, Any] = field(default_factory=dict)  # options of export
-    read: Mapping[str, Any] = field(default_factory=dict)  # options of convert
+    read: Mapping[str, Any] = field(default_factory=dict)  # options of convert; {out} is the folder
     tolerance: float = 1e-5  # of coordinates, px
     angle_tolerance: float = 1e-5  # of rotated boxes, degrees
     unsplit: str | None = None  # the split in which images of none come back
@@ -50,11 +50,51 @@ class Trip:
         return "-".join([self.format, *filter(None, [self.label, *map(str, self.write.values())])])
 
 
+def in_split(name: str, split: str | None) -> str:
+    return f"{split or 'all'}/{name}"
+
+
 def in_images(name: str, split: str | None) -> str:
     return f"images/{split or 'train'}/{name}"
 
 
+ALL_KINDS = ("box", "polygon", "polygons", "rle", "keypoints", "rotated", "label")
+_SCORES = st.fixed_dictionaries({"score": st.sampled_from([0, 0.25, 0.5, 1])})
+
 TRIPS = [
+    *(
+        Trip(
+            "coco",
+            datasets(
+                ALL_KINDS,
+                splits=splits,
+                attributes=ATTRIBUTES,
+                image_attributes=ATTRIBUTES,
+                crowds=True,
+                captions=True,
+                tracks=True,
+            ),
+            write=write,
+            file_name=in_split,
+        )
+        for splits, write in (
+            ((None,), {}),
+            (("train", "val", "fold 2"), {"kinds": "instances,keypoints,captions"}),
+        )
+    ),
+    Trip(
+        "coco",
+        datasets(["rle"], splits=("train", "x"), overlaps=False, crowds=True),
+        write={"kinds": "panoptic"},
+        file_name=in_split,
+    ),
+    Trip(
+        "coco",
+        datasets(["box", "rle"], attributes=_SCORES),
+        write={"kinds": "results", "photos": "none"},
+        read={"results_of": "{out}/annotations/image_info_all.json", "images": "{out}"},
+        path="annotations/results_all.json",
+    ),
     *(
         Trip(
             "yolo",
@@ -100,7 +140,8 @@ def test_what_was_written_is_read(trip, tmp_path_factory):
 def travel(trip: Trip, before: Splits, folder: Path) -> Splits:
     """The datasets after the trip."""
     written = export_dataset(trip.format, save(before, folder), folder / "out", **trip.write)
-    read = convert_dataset(trip.format, folder / "out" / trip.path, folder / "back", **trip.read)
+    options = {k: str(v).format(out=folder / "out") for k, v in trip.read.items()}
+    read = convert_dataset(trip.format, folder / "out" / trip.path, folder / "back", **options)
     if trip.told:
         assert not written.notes.dropped and not read.notes.dropped
     return {
