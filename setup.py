@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 # resolve it. `make setup` and `python -m tools.detectron2` install it; `python -m seriatim.doctor`
 # checks.
 REQUIRES = [
-    "defusedxml",
     # "headless" also imports on a server without libGL; the windows of `visualize.py --show` need
     # opencv-python in its place, which --show says.
     "opencv-python-headless",
@@ -16,6 +15,7 @@ REQUIRES = [
     "faster-coco-eval",
     "fvcore",
     "matplotlib",
+    "msgspec>=0.18",
     # 2.0 brought bitwise_count.
     "numpy>=2",
     # 9.1 brought Image.Resampling.

@@ -79,7 +79,9 @@ def yolo(folder: Path, count: int, seed: int, objects: int = 7) -> None:
     labels = folder / "train" / "labels"
     labels.mkdir(parents=True)
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(CLASSES))
-    (folder / "data.yaml").write_text(f"path: .\ntrain: train/images\nval:\nnc: 20\nnames:\n{names}\n")
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: train/images\nval:\nnc: 20\nnames:\n{names}\n"
+    )
     for name in images(folder / "train" / "images", count):
         lines = [
             f"{rng.randrange(len(CLASSES))} {(left + right) / 2 / WIDTH:.6f} "
@@ -96,7 +98,9 @@ def coco(folder: Path, count: int, annotations: int, seed: int) -> Path:
     names = images(folder / "images", count)
     path = folder / "annotations.json"
     with open(path, "w") as file:
-        categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(CLASSES, 1)]
+        categories = [
+            {"id": i, "name": name, "supercategory": ""} for i, name in enumerate(CLASSES, 1)
+        ]
         file.write('{"info": {}, "licenses": [], "categories": ' + json.dumps(categories))
         file.write(', "images": [')
         for number, name in enumerate(names):
@@ -112,7 +116,8 @@ def coco(folder: Path, count: int, annotations: int, seed: int) -> Path:
             box = [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)]
             file.write(", " if number else "")
             file.write(
-                f'{{"segmentation": [{polygon}], "area": {box[2] * box[3] * 0.7:.4f}, "iscrowd": 0, '
+                f'{{"segmentation": [{polygon}], "area": {box[2] * box[3] * 0.7:.4f}, '
+                '"iscrowd": 0, '
                 f'"image_id": {rng.randrange(count) * 3 + 9}, "bbox": {box}, '
                 f'"category_id": {rng.randrange(len(CLASSES)) + 1}, "id": {number + 1}}}'
             )
@@ -197,13 +202,19 @@ def _boxes(rng: random.Random, count: int) -> Iterator[Box]:
 def _polygon(rng: random.Random) -> list[float]:
     """A star-shaped polygon of 6 to 20 corners: COCO's have about that many."""
     corners = rng.randrange(6, 21)
-    x, y, radius = rng.randrange(60, WIDTH - 60), rng.randrange(60, HEIGHT - 60), rng.randrange(5, 60)
+    x, y, radius = (
+        rng.randrange(60, WIDTH - 60),
+        rng.randrange(60, HEIGHT - 60),
+        rng.randrange(5, 60),
+    )
     return [
         coordinate
         for i in range(corners)
         for coordinate in (
             round(x + radius * _COSINES[i * 60 // corners] * (0.6 + 0.4 * rng.random()), 2),
-            round(y + radius * _COSINES[(i * 60 // corners + 45) % 60] * (0.6 + 0.4 * rng.random()), 2),
+            round(
+                y + radius * _COSINES[(i * 60 // corners + 45) % 60] * (0.6 + 0.4 * rng.random()), 2
+            ),
         )
     ]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from dataset_tools.errors import InputError
+from dataset_tools.packed import PackedIndex, PackedStrings
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -141,11 +141,16 @@ def walk_files(folder: str | Path) -> Iterator[str]:
         if real in seen:
             continue
         seen.add(real)
+        folders, files = [], []
         with os.scandir(place) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = sorted(entry.name for entry in visible if entry.is_dir())
-        yield from sorted(prefix + entry.name for entry in visible if entry.is_file())
-        waiting += [f"{prefix}{name}/" for name in reversed(folders)]
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    if entry.is_file():
+                        files.append(entry.name)
+                    elif entry.is_dir():
+                        folders.append(entry.name)
+        yield from (prefix + name for name in sorted(files))
+        waiting += [f"{prefix}{name}/" for name in sorted(folders, reverse=True)]
 
 
 class ImageIndex:
@@ -157,14 +162,9 @@ class ImageIndex:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.paths: list[str] = [path for path in walk_files(root) if is_image_name(path)]
-        self._known = frozenset(self.paths)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            name = path.rpartition("/")[2]
-            self._by_name[name.casefold()].append(path)
-            self._by_stem[os.path.splitext(name)[0].casefold()].append(path)
+        self.paths: Sequence[str] = PackedStrings(filter(is_image_name, walk_files(root)))
+        self._by_name = PackedIndex(_name_key(path) for path in self.paths)
+        self._by_stem = PackedIndex(_stem_key(path) for path in self.paths)
 
     def find(self, name: str, near: str = "") -> str | None:
         """Path relative to the root of the image called `name`; None if there is none.
@@ -173,12 +173,20 @@ class ImageIndex:
         that shares most of its folders is taken, then the one in its own folder, then the one that
         shares most of the tail of `name`. InputError if two fit equally.
         """
-        wanted = PurePosixPath(name.strip().replace("\\", "/"))
-        if str(wanted) in self._known:
+        name = name.strip().replace("\\", "/")
+        candidates = self._with_key(self._by_name, _name_key, _name_key(name))
+        if len(candidates) == 1 and candidates[0].endswith(name):
+            return candidates[0]
+        wanted = PurePosixPath(name)
+        if str(wanted) in candidates:
             return str(wanted)
         # A name without a suffix of images may hold dots: "img.2020.01" has no suffix to remove.
         stem = wanted.stem if is_image_name(wanted.name) else wanted.name
-        candidates = self._by_name.get(wanted.name.casefold()) or self._by_stem.get(stem.casefold())
+        candidates = (
+            candidates
+            or self._with_key(self._by_name, _name_key, wanted.name.casefold())
+            or self._with_key(self._by_stem, _stem_key, stem.casefold())
+        )
         if not candidates:
             return None
         if len(candidates) == 1:
@@ -201,6 +209,18 @@ class ImageIndex:
                 "Give its folder in the label, or convert the folders one by one."
             )
         return best
+
+    def _with_key(self, index: PackedIndex, key_of: Callable[[str], str], key: str) -> list[str]:
+        found = [self.paths[position] for position in index.positions(key)]
+        return [path for path in found if key_of(path) == key]
+
+
+def _name_key(path: str) -> str:
+    return path.rpartition("/")[2].casefold()
+
+
+def _stem_key(path: str) -> str:
+    return os.path.splitext(path.rpartition("/")[2])[0].casefold()
 
 
 def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,14 @@ from dataset_tools.formats.base import (
 from dataset_tools.formats.reading import DIFFICULT
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
+from dataset_tools.packed import Mapped, PackedStrings
+from dataset_tools.xml_shapes import Shapes, plain_text
 from dataset_tools.xml_tree import Node, parse_xml
 
 FILES_LOOKED_AT = 200
 _FLAGS = ("difficult", "truncated", "occluded")
+_BOOLEANS = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 _OFFICIAL = re.compile(r"\bVOC ?20\d\d\b|PASCAL VOC", re.IGNORECASE)
 
 
@@ -78,13 +82,19 @@ def plan(
     reader = _Reader(base, ImageIndex(root), origin, difficult)
     return Plan(
         image_root=root,
-        items=[
-            Item(label, splits.get(_stem(label)) or (split_of_folders(label),)) for label in labels
-        ],
+        items=Mapped(_ItemOf(splits), labels),
         read=reader,
         info={"pixel_origin": origin},
         remarks=remarks,
     )
+
+
+@dataclass
+class _ItemOf:
+    splits: Mapping[str, tuple[str | None, ...]]
+
+    def __call__(self, label: str) -> Item:
+        return Item(label, self.splits.get(_stem(label)) or (split_of_folders(label),))
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -101,99 +111,209 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     return None
 
 
+@dataclass(slots=True)
+class _Object:
+    """An <object> that has a name and a box as it is in the file."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    attributes: dict[str, Any]
+    line: int
+
+
+@dataclass(slots=True)
+class _Label:
+    """What an XML file says."""
+
+    folder: str
+    named: str
+    size: tuple[int, int] | None
+    objects: list[_Object]
+
+
 @dataclass
 class _Reader:
     base: Path
     index: ImageIndex
     origin: int
     difficult: str
+    quick: _QuickReader = field(default_factory=lambda: _QuickReader())
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        path = self.base / item.label
-        root = parse_xml(path)
-        if root.tag != "annotation":
-            notes.drop("XML file that is no VOC annotation", f"{path}: its root is <{root.tag}>")
-            return
-        file_name = self._image_name(root, item.label, notes)
-        size = self._size(root, file_name, path, notes)
+        path = os.path.join(self.base, item.label)
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
+        label = self.quick.read(content)
+        if label is None:
+            root = parse_xml(path, content)
+            if root.tag != "annotation":
+                notes.drop(
+                    "XML file that is no VOC annotation", f"{path}: its root is <{root.tag}>"
+                )
+                return
+            label = _read_tree(root, path, notes)
+        file_name, is_there = self._image_name(label, item.label, notes)
+        if not is_there:
+            notes.suspect("image file that is missing (kept)", f"{path}: {file_name}")
+        size = label.size
         if size is None:
-            notes.drop("image that has no recorded size and is not there", str(path))
-            return
-        annotations = list(self._annotations(root, path, notes))
+            if not is_there:
+                notes.drop("image that has no recorded size and is not there", path)
+                return
+            size = image_size(self.index.root / file_name)
+        annotations = list(self._annotations(label.objects, path, notes))
         for split in item.splits:
-            yield Image(file_name, *size, annotations=annotations, split=split, source=str(path))
+            yield Image(file_name, *size, annotations=annotations, split=split, source=path)
 
-    def _image_name(self, root: Node, label: str, notes: Notes) -> str:
-        """The image called like the label file, as the challenge has it; else that of <filename>.
+    def _image_name(self, label: _Label, file: str, notes: Notes) -> tuple[str, bool]:
+        """The image called like the label file, as the challenge has it; else that of <filename>;
+        and whether it is there.
 
         The latter, if there is none, though it is not found either.
         """
-        stem = _stem(label)
-        named = re.split(r"[\\/]", root.text_of("filename"))[-1]
-        folder = root.text_of("folder")
-        own = self.index.find(named if os.path.splitext(named)[0] == stem else stem, near=label)
+        stem, named = _stem(file), label.named
+        named_stem = os.path.splitext(named)[0]
+        own = self.index.find(named if named_stem == stem else stem, near=file)
         if own is None:
-            other = self.index.find(f"{folder}/{named}", near=label) if named else None
-            return other or named or f"{stem}.jpg"
-        if named and os.path.splitext(named)[0] not in (stem, os.path.splitext(stem)[0]):
-            place = f"{self.base / label}: <filename> is {named}"
+            other = self.index.find(f"{label.folder}/{named}", near=file) if named else None
+            return other or named or f"{stem}.jpg", other is not None
+        if named and named_stem != stem and named_stem != os.path.splitext(stem)[0]:
+            place = f"{self.base / file}: <filename> is {named}"
             notes.suspect("XML file not called like its image (the image of its name taken)", place)
-        return own
+        return own, True
 
-    def _size(self, root: Node, file_name: str, path: Path, notes: Notes) -> tuple[int, int] | None:
-        there = os.path.isfile(self.index.root / file_name)
-        if not there:
-            notes.suspect("image file that is missing (kept)", f"{path}: {file_name}")
-        recorded = root.child("size")
-        if recorded is not None:
-            width, height = (_number(recorded, side, path, 0) for side in ("width", "height"))
-            if width >= 1 and height >= 1:
-                return int(width), int(height)
-        return image_size(self.index.root / file_name) if there else None
-
-    def _annotations(self, root: Node, path: Path, notes: Notes) -> Iterator[Annotation]:
-        for node in root.all("object"):
-            place = f"{path}:{node.line}"
-            name = node.text_of("name")
-            if not name:
-                notes.drop("object without a name", place)
-                continue
-            box = node.child("bndbox")
-            if box is None:
-                notes.drop("object without a bndbox", place)
-                continue
-            left, top, right, bottom = (
-                _number(box, side, path) for side in ("xmin", "ymin", "xmax", "ymax")
-            )
+    def _annotations(self, objects: list[_Object], path: str, notes: Notes) -> Iterator[Annotation]:
+        for found in objects:
+            place = f"{path}:{found.line}"
+            left, top, right, bottom = found.corners
             bbox = (left - self.origin, top - self.origin, right, bottom)
-            if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
+            if right <= bbox[0] or bottom <= bbox[1]:
                 notes.suspect("box of no area (kept: see check --fix)", place)
-            attributes = _attributes(node)
-            if attributes.get("difficult") and self.difficult == "drop":
+            difficult = bool(found.attributes.get("difficult"))
+            if difficult and self.difficult == "drop":
                 notes.drop("difficult object (--difficult drop)", place)
                 continue
             yield Annotation(
-                name,
+                found.name,
                 bbox,
-                iscrowd=self.difficult == "crowd" and bool(attributes.get("difficult")),
-                attributes=attributes,
+                iscrowd=difficult and self.difficult == "crowd",
+                attributes=found.attributes,
                 source=place,
             )
 
 
-def _label_files(path: Path, base: Path) -> list[str]:
+def _read_tree(root: Node, path: str, notes: Notes) -> _Label:
+    objects = []
+    for node in root.all("object"):
+        name, box = node.text_of("name"), node.child("bndbox")
+        if not name or box is None:
+            missing = "bndbox" if name else "name"
+            notes.drop(f"object without a {missing}", f"{path}:{node.line}")
+            continue
+        corners = tuple(_number(box, side, path) for side in _SIDES)
+        objects.append(_Object(name, corners, _attributes(node), node.line))
+    recorded = root.child("size")
+    size = None
+    if recorded is not None:
+        width, height = (_number(recorded, side, path, 0) for side in ("width", "height"))
+        size = (int(width), int(height)) if width >= 1 and height >= 1 else None
+    return _Label(
+        root.text_of("folder"), re.split(r"[\\/]", root.text_of("filename"))[-1], size, objects
+    )
+
+
+class _QuickReader:
+    """Reads the files that are as most of them are; those it returns None for have to be parsed."""
+
+    def __init__(self) -> None:
+        self._heads = Shapes(_positions_in_head)
+        self._objects = Shapes(_positions_in_object)
+
+    def read(self, content: bytes) -> _Label | None:
+        text = plain_text(content)
+        if text is None:
+            return None
+        line = content.count(b"\n", 0, len(content) - len(text.encode())) + 1
+        start, rest = text[: len("<annotation>")], text.rstrip()
+        if start != "<annotation>" or not rest.endswith("</annotation>"):
+            return None
+        head, *pieces = rest[len(start) : -len("</annotation>")].split("<object>")
+        matched = self._heads.match(head)
+        if matched is None:
+            return None
+        positions, texts = matched
+        folder, named, width, height = (
+            texts[i].strip() if i is not None else "" for i in positions
+        )
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            return None
+        line += head.count("\n")
+        objects = []
+        for piece in pieces:
+            body, _, after = piece.rpartition("</object>")
+            matched = self._objects.match(body)
+            found = None if matched is None or after.strip() else _quick_object(*matched, line)
+            if found is None:
+                return None
+            objects.append(found)
+            line += piece.count("\n")
+        if "\\" in named or "/" in named:
+            named = re.split(r"[\\/]", named)[-1]
+        return _Label(folder, named, (int(width), int(height)), objects)
+
+
+def _positions_in_head(paths: tuple[str, ...]) -> tuple[int | None, ...]:
+    wanted = ("folder", "filename", "size/width", "size/height")
+    return tuple(paths.index(path) if path in paths else None for path in wanted)
+
+
+def _positions_in_object(paths: tuple[str, ...]) -> tuple[int, tuple[int, ...], list] | None:
+    """Where the name, the corners and (with their tags) the attributes are among the texts."""
+    wanted = ("name", *(f"bndbox/{side}" for side in _SIDES))
+    others = [(i, path, path in _FLAGS) for i, path in enumerate(paths) if path not in wanted]
+    nested = any("/" in path or path in ("attributes", "bndbox") for _, path, _ in others)
+    if nested or not set(wanted) <= set(paths):
+        return None
+    name, *sides = map(paths.index, wanted)
+    return name, tuple(sides), others
+
+
+def _quick_object(positions: tuple, texts: tuple[str, ...], line: int) -> _Object | None:
+    name, (left, top, right, bottom), others = positions
+    try:
+        corners = (float(texts[left]), float(texts[top]), float(texts[right]), float(texts[bottom]))
+    except ValueError:
+        return None
+    name = texts[name].strip()
+    if not name or not math.isfinite(sum(corners)):
+        return None
+    attributes: dict[str, Any] = {}
+    for index, tag, is_flag in others:
+        value = texts[index].strip()
+        if is_flag and value in _BOOLEANS:
+            attributes[tag] = _BOOLEANS[value]
+        elif value:
+            attributes[tag] = value
+    return _Object(name, corners, attributes, line)
+
+
+def _label_files(path: Path, base: Path) -> Sequence[str]:
     """XML files, relative to `base`."""
     if path.is_file():
         return [path.relative_to(base).as_posix()]
     below = path.relative_to(base).as_posix() + "/" if path != base else ""
-    names = [below + name for name in walk_files(path) if name.lower().endswith(".xml")]
+    names = PackedStrings(
+        below + name for name in walk_files(path) if name.lower().endswith(".xml")
+    )
     # Other XML may lie about; where there is a folder of annotations, that is the one meant.
-    annotations = [name for name in names if "annotations" in name.lower().split("/")[:-1]]
+    annotations = PackedStrings(
+        name for name in names if "annotations" in name.lower().split("/")[:-1]
+    )
     return annotations or names
 
 
 def _splits(
-    base: Path, labels: list[str], notes: Notes
+    base: Path, labels: Sequence[str], notes: Notes
 ) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
     """Splits of each image's stem, from ImageSets/Main/*.txt; none if there are no lists. Images in
     no list are in split None."""
@@ -234,7 +354,7 @@ def _split_list(file: Path) -> list[str] | None:
     return [re.sub(r"\.(jpe?g|png|bmp|xml)$", "", line, flags=re.IGNORECASE) for line in lines]
 
 
-def _guess_origin(base: Path, labels: list[str]) -> tuple[int, str]:
+def _guess_origin(base: Path, labels: Sequence[str]) -> tuple[int, str]:
     """First pixel number and why it is thought to be so, from the first files (sorted)."""
     official = ""
     for label in labels[:FILES_LOOKED_AT]:
@@ -266,8 +386,8 @@ def _attributes(node: Node) -> dict[str, Any]:
         if child.tag in ("name", "bndbox"):
             continue
         value = child.text.strip()
-        if child.tag in _FLAGS and value in ("0", "1", "True", "False", "true", "false"):
-            attributes[child.tag] = value in ("1", "True", "true")
+        if child.tag in _FLAGS and value in _BOOLEANS:
+            attributes[child.tag] = _BOOLEANS[value]
         elif (
             child.tag == "attributes"
         ):  # as CVAT writes them: <attribute><name/><value/></attribute>
@@ -286,7 +406,7 @@ def _plain(node: Node) -> Any:
     return {child.tag: _plain(child) for child in node.children}
 
 
-def _number(node: Node, tag: str, path: Path, default: float | None = None) -> float:
+def _number(node: Node, tag: str, path: str, default: float | None = None) -> float:
     child = node.child(tag)
     text = "" if child is None else child.text
     if not text and default is not None:
