@@ -96,6 +96,27 @@ def annotation_corners(annotation: Annotation) -> tuple[list[float] | None, bool
     return [left, top, right, top, right, bottom, left, bottom], not mask
 
 
+def with_rotated_boxes(content: dict[str, Any]) -> dict[str, Any]:
+    """The JSON value of a COCO file with each annotation's attribute `rbox` as its `bbox`.
+
+    A `bbox` of five numbers is how Detectron2 knows rotated boxes in JSON. An annotation without
+    the attribute gets its upright box at angle 0.
+    """
+    annotations = [
+        annotation | {"bbox": _rotated_bbox(annotation)}
+        for annotation in content.get("annotations") or []
+    ]
+    return content | {"annotations": annotations}
+
+
+def _rotated_bbox(annotation: dict[str, Any]) -> Any:
+    rotated = (annotation.get("attributes") or {}).get("rbox")
+    if rotated is not None or len(annotation.get("bbox") or ()) != 4:
+        return rotated or annotation.get("bbox")
+    x, y, width, height = annotation["bbox"]
+    return [x + width / 2, y + height / 2, width, height, 0]
+
+
 def _signed_area(points: Sequence[tuple[float, float]]) -> float:
     """Twice the area; positive if the corners run clockwise on the screen."""
     following = [*points[1:], points[0]]

@@ -39,7 +39,9 @@ NAMES: dict[str, str] = {
     "idx": "idx",
     "cifar": "cifar",
     "npz": "npz",
+    "lvis": "lvis",
     "dota": "dota",
+    "openimages": "openimages",
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ def plan(
     items: list[Item] = []
     remarks: list[str] = []
     for first, *others in groups:
-        content = read_json(first)
+        content = _with_file_names(_without_project(read_json(first)))
         if isinstance(content, list):
             content = results_content(first, content, results_of)
         panoptic = _is_panoptic(content)
@@ -92,8 +92,10 @@ def plan(
         datasets.append(dataset)
         split = _split_name(path, first) if path.is_dir() else None
         near = _KINDS.sub("", first.stem)
+        names = {category.id: category.name for category in dataset.categories}
         for image in dataset.images:
             image.split = split
+            _name_looked_for(image, names)
         if panoptic:
             folder = Path(panoptic_images) if panoptic_images else first.with_suffix("")
             items += _panoptic_items(first, content, dataset, folder, near, notes)
@@ -221,6 +223,32 @@ def _segment_ids(item: Item) -> np.ndarray:
             f"{item.image.width}×{item.image.height}."
         )
     return colours @ np.array([1, 256, 65536])
+
+
+def _with_file_names(content: Any) -> Any:
+    """LVIS 1 has no `file_name`: folder and file of `coco_url` are that."""
+    images = content.get("images") if isinstance(content, dict) else None
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image:
+            url = image.get("coco_url")
+            if isinstance(url, str):
+                image["file_name"] = "/".join(url.split("/")[-2:])
+    return content
+
+
+def _name_looked_for(image: Image, names: Mapping[int | None, str]) -> None:
+    """LVIS's lists of category ids as lists of names, for categories may get other ids."""
+    for kind in ("neg", "not_exhaustive"):
+        ids = image.attributes.pop(f"{kind}_category_ids", None)
+        if ids is None:
+            continue
+        if not isinstance(ids, list) or not all(
+            type(number) is int and number in names for number in ids
+        ):
+            raise InputError(
+                f"{image.source}: {kind}_category_ids is not a list of ids that categories have."
+            )
+        image.attributes[f"{kind}_categories"] = [names[number] for number in ids]
 
 
 def _panoptic_items(

@@ -137,7 +137,9 @@ def _evidence(name: str, text: str) -> Evidence | None:
     names = _names(cells) if _is_header(cells) else []
     if "image" in names and ("bbox" in names or _form_of(names)):
         known = ", ".join(column for column in names if column in COLUMNS)
-        return Evidence(f"{name} has a header line with {known}")
+        # Open Images' files could be read as any CSV, but their own reader knows what they mean.
+        certain = not {"LabelName", "IsGroupOf"} <= set(cells)
+        return Evidence(f"{name} has a header line with {known}", certain)
     if len(cells) == len(WITHOUT_HEADER) and is_image_name(cells[0]):
         return Evidence(f"{name} has rows of an image, four numbers and a label", certain=False)
     return None

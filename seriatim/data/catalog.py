@@ -2,6 +2,8 @@
 
 An entry is one of
   NAME, IMAGES, JSON                           boxes; masks, keypoints, rotated boxes if it has them
+    the same with ROTATED: True                rotated boxes: the annotations' attributes.rbox, as
+                                               converted DOTA files have them beside upright ones
   NAME, IMAGES, PANOPTIC_JSON, PANOPTIC_ROOT   panoptic, Detectron2's "standard" form
     the same with JSON and SEM_SEG_ROOT        the "separated" form, which PanopticFPN takes
   NAME, IMAGES, SEM_SEG_ROOT, STUFF_CLASSES    semantic: an 8-bit PNG of labels for every image
@@ -37,6 +39,7 @@ from dataset_tools.coco import (
     read_json,
 )
 from dataset_tools.errors import InputError
+from dataset_tools.rotated import with_rotated_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Entry:
     sem_seg_root: Path | None = None
     stuff_classes: tuple[str, ...] = ()
     keypoint_flip_map: tuple[tuple[str, str], ...] = ()
+    rotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def _load(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
         return _load_panoptic(entry)
     if entry.json is None:
         return _load_semantic(entry)
-    if _has_rotated_boxes(entry.json):
+    if entry.rotated or _has_rotated_boxes(entry.json):
         return _load_rotated(entry)
     return _load_instances(entry)
 
@@ -198,6 +202,10 @@ def _parse_entry(value: Any, index: int) -> Entry:
         )
     if kinds == {"sem_seg_root"} and "stuff_classes" not in given:
         raise InputError(f"{where} has SEM_SEG_ROOT but no STUFF_CLASSES, the names of its labels.")
+    if not isinstance(given.get("rotated", False), bool):
+        raise InputError(f"{where}: ROTATED is True or False, not {given['rotated']!r}.")
+    if given.get("rotated") and kinds != {"json"}:
+        raise InputError(f"{where}: ROTATED goes with JSON alone.")
     try:
         given["stuff_classes"] = tuple(map(str, given.get("stuff_classes", ())))
         pairs = given.get("keypoint_flip_map", ())
@@ -424,6 +432,8 @@ def _load_rotated(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
     """Boxes of [centre x, centre y, width, height, degrees counter-clockwise]."""
     content = read_json(entry.json)
     try:
+        if entry.rotated:
+            content = with_rotated_boxes(content)
         categories = [Category(c["name"], id=c["id"]) for c in content["categories"]]
         categories.sort(key=lambda category: category.id)
         index = {category.id: i for i, category in enumerate(categories)}
@@ -433,22 +443,29 @@ def _load_rotated(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
             )
             for image in sorted(content["images"], key=lambda image: image["id"])
         }
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{entry.json}: not a COCO file: {error!r} is missing.") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{entry.json}: not a COCO file: {error!r}.") from None
     if not records:
         raise InputError(f"{entry.json} holds no images: there is nothing to train or evaluate on.")
+    annotations = content.get("annotations", ())
+    if entry.rotated and not any((a.get("attributes") or {}).get("rbox") for a in annotations):
+        raise InputError(
+            f"{entry.name} is to be ROTATED, but no annotation in {entry.json} has a rotated box"
+            " (attributes.rbox). Leave ROTATED out, or convert from a format that has such."
+        )
     counts: Counter[str] = Counter()
     per_category: Counter[str] = Counter()
-    for i, annotation in enumerate(content.get("annotations", ())):
+    for i, annotation in enumerate(annotations):
         try:
             box = [float(v) for v in annotation["bbox"]]
             category, record = index[annotation["category_id"]], records[annotation["image_id"]]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{entry.json}: annotations[{i}] is not valid: {error!r}.") from None
         if len(box) != 5 or not all(map(math.isfinite, box)):
+            who = "its entry" if entry.rotated else "the first annotation"
             raise InputError(
-                f"{entry.json}: annotations[{i}] has the bbox {box}, but the first annotation says"
-                " that boxes are rotated: [centre x, centre y, width, height, angle in degrees]."
+                f"{entry.json}: annotations[{i}] has the box {box}, but {who} says that boxes are"
+                " rotated: [centre x, centre y, width, height, angle in degrees]."
             )
         if box[2] <= 0 or box[3] <= 0:
             counts["left_out"] += 1
@@ -463,7 +480,10 @@ def _load_rotated(entry: Entry) -> tuple[list[Record], dict[str, Any], Facts]:
         record["annotations"].append(item)
         _count(counts, item)
         per_category[categories[category].name] += not item["iscrowd"]
-    metadata = _instance_metadata(entry, categories) | {"evaluator_type": "rotated_coco"}
+    metadata = _instance_metadata(entry, categories) | {
+        "evaluator_type": "rotated_coco",
+        "boxes_are_rbox": entry.rotated,  # in the JSON file, for the evaluator
+    }
     ordered = list(records.values())
     return ordered, metadata, _facts("rotated", ordered, counts, per_category, metadata)
 

@@ -22,6 +22,10 @@ CREATEML = json.dumps(
 )
 SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": [], "tags": []})
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
+OPEN_IMAGES = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
+    "IsDepiction,IsInside\na,xclick,/m/x,1,0.1,0.2,0.1,0.2,0,0,0,0,0\n"
+)
 
 LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
 
@@ -66,6 +70,7 @@ def files(folder, contents):
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "gsd:0.1\n1 1 9 1 9 5 1 5 plane 0\n"}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "imagesource:GoogleEarth\n"}),
+        ("openimages", {"x-bbox.csv": OPEN_IMAGES, "c.csv": "/m/x,Cat\n", "train/a.jpg": ""}),
     ],
 )
 def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
@@ -218,6 +219,58 @@ def test_rotated_boxes(entry):
     assert {a["bbox_mode"] for a in found} == {BoxMode.XYWHA_ABS}
     edit(e, lambda content: content["annotations"][3].update(bbox=[1, 2, 3, 4]))
     assert "annotations[3]" in complaint(e)
+
+
+def add_rbox(content):
+    for i, annotation in enumerate(content["annotations"]):
+        x, y, w, h = annotation["bbox"]
+        if i:  # the first one has an upright box only
+            annotation["attributes"] = {"rbox": [x + w / 2, y + h / 2, w / 2, h / 2, 10.0 * i]}
+
+
+def test_rotated_boxes_beside_upright_ones(entry):
+    e = edit(entry(), add_rbox)
+    register(e, {**e, "NAME": "turned", "ROTATED": True})
+    assert dataset_facts("shapes").kind == "instances"
+    facts = dataset_facts("turned")
+    assert (facts.kind, facts.annotations) == ("rotated", dataset_facts("shapes").annotations)
+    assert MetadataCatalog.get("turned").evaluator_type == "rotated_coco"
+    content = json.loads(Path(e["JSON"]).read_text())["annotations"]
+    x, y, w, h = content[0]["bbox"]
+    expected = {a["id"]: a["attributes"]["rbox"] for a in content[1:]}
+    expected[content[0]["id"]] = [x + w / 2, y + h / 2, w, h, 0]
+    found = [a for r in DatasetCatalog.get("turned") for a in r["annotations"]]
+    assert {a["id"]: a["bbox"] for a in found} == expected
+    assert {a["bbox_mode"] for a in found} == {BoxMode.XYWHA_ABS}
+
+
+def test_rotated_boxes_are_evaluated_as_such(entry):
+    from detectron2.structures import Instances, RotatedBoxes
+
+    from seriatim.evaluation.coco import CocoEvaluator
+
+    e = edit(entry(), add_rbox) | {"ROTATED": True}
+    register(e)
+    for turned, least, most in ((0, 99.9, 100), (45, 0, 70)):
+        evaluator = CocoEvaluator("shapes", distributed=False)
+        for record in DatasetCatalog.get("shapes"):
+            boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 5)
+            boxes[:, 4] += turned
+            found = Instances((record["height"], record["width"]))
+            found.pred_boxes = RotatedBoxes(boxes)
+            found.scores = torch.ones(len(boxes))
+            found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+            evaluator.process([record], [{"instances": found}])
+        assert least <= evaluator.evaluate()["bbox"]["AP"] <= most
+
+
+def test_what_cannot_be_rotated(entry, panoptic_entries):
+    e = entry()
+    assert "attributes.rbox" in complaint(e | {"ROTATED": True})
+    assert "True or False" in complaint(e | {"ROTATED": "yes"})
+    assert "JSON alone" in complaint(panoptic_entries["standard"] | {"ROTATED": True})
+    edit(e, lambda content: content["annotations"][2].update(attributes={"rbox": [1, 2, 3]}))
+    assert "annotations[2]" in complaint(e | {"ROTATED": True})
 
 
 def test_panoptic_is_what_detectron2_loads(panoptic_entries):
