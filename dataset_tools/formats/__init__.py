@@ -34,6 +34,7 @@ NAMES: dict[str, str] = {
     "createml": "createml",
     "label-studio": "label_studio",
     "supervisely": "supervisely",
+    "datumaro": "datumaro",
     "masks": "masks",
     "imagefolder": "imagefolder",
     "idx": "idx",

@@ -21,6 +21,9 @@ CREATEML = json.dumps(
     [{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 2}}]}]
 )
 SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": [], "tags": []})
+DATUMARO = json.dumps(
+    {"info": {}, "categories": {"label": {"labels": [{"name": "a", "parent": ""}]}}, "items": []}
+)
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 OPEN_IMAGES = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
@@ -63,6 +66,7 @@ def files(folder, contents):
         ("label-studio", {"export.json": LABEL_STUDIO, "a.jpg": ""}),
         ("supervisely", {"meta.json": '{"classes": [], "tags": []}', "ds/img/a.jpg": ""}),
         ("supervisely", {"ds/ann/a.jpg.json": SUPERVISELY, "ds/img/a.jpg": ""}),
+        ("datumaro", {"annotations/train.json": DATUMARO, "images/train/a.jpg": ""}),
         ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
