@@ -288,9 +288,7 @@ def _joined(one: Annotation, other: Annotation) -> bool:
         own_box = one.bbox != polygons_box(one.segmentation)
         one.segmentation = one.segmentation + other.segmentation
         one.bbox = one.bbox if own_box else polygons_box(one.segmentation)
-    elif one.segmentation and other.segmentation:
-        return False
-    elif _only_box(one) and _only_box(other):
+    elif (one.segmentation and other.segmentation) or (_only_box(one) and _only_box(other)):
         return False
     else:
         # What has no mask brings its box, which goes before the box of a mask.
