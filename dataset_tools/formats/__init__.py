@@ -35,6 +35,8 @@ NAMES: dict[str, str] = {
     "label-studio": "label_studio",
     "supervisely": "supervisely",
     "datumaro": "datumaro",
+    "labelbox": "labelbox",
+    "sagemaker": "sagemaker",
     "masks": "masks",
     "imagefolder": "imagefolder",
     "idx": "idx",

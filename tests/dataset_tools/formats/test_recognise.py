@@ -24,6 +24,8 @@ SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": [], "tag
 DATUMARO = json.dumps(
     {"info": {}, "categories": {"label": {"labels": [{"name": "a", "parent": ""}]}}, "items": []}
 )
+LABELBOX = json.dumps({"data_row": {"id": "x"}, "media_attributes": {}, "projects": {}})
+SAGEMAKER = json.dumps({"source-ref": "s3://b/a.jpg", "x": 1, "x-metadata": {}}) + "\n"
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 OPEN_IMAGES = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
@@ -67,6 +69,9 @@ def files(folder, contents):
         ("supervisely", {"meta.json": '{"classes": [], "tags": []}', "ds/img/a.jpg": ""}),
         ("supervisely", {"ds/ann/a.jpg.json": SUPERVISELY, "ds/img/a.jpg": ""}),
         ("datumaro", {"annotations/train.json": DATUMARO, "images/train/a.jpg": ""}),
+        ("labelbox", {"export.ndjson": LABELBOX, "a.jpg": ""}),
+        ("labelbox", {"export.json": f"[{LABELBOX}]"}),
+        ("sagemaker", {"output.manifest": SAGEMAKER, "a.jpg": ""}),
         ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
