@@ -127,6 +127,22 @@ def _has_late_metadata(file: IO[bytes]) -> bool:
         file.seek(position)
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a regular file or a link to one; links in a ring are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder or a link to one; links in a ring are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def walk_files(folder: str | Path) -> Iterator[str]:
     """POSIX paths, relative to `folder`, of all regular files in it, sorted; hidden ones left out.
 
@@ -145,9 +161,9 @@ def walk_files(folder: str | Path) -> Iterator[str]:
         with os.scandir(place) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    if entry.is_file():
+                    if is_file(entry):
                         files.append(entry.name)
-                    elif entry.is_dir():
+                    elif is_folder(entry):
                         folders.append(entry.name)
         yield from (prefix + name for name in sorted(files))
         waiting += [f"{prefix}{name}/" for name in sorted(folders, reverse=True)]

@@ -33,6 +33,7 @@ from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
+from dataset_tools.images import is_file, is_folder
 from dataset_tools.notes import Notes
 
 Carried = Literal[
@@ -209,9 +210,9 @@ class Glimpse:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_file():
+                if is_file(entry):
                     self.files.append(prefix + entry.name)
-                elif entry.is_dir() and depth < self.DEEPEST:
+                elif is_folder(entry) and depth < self.DEEPEST:
                     self.folders.append(prefix + entry.name)
                     queue.append((prefix + entry.name + "/", depth + 1))
 

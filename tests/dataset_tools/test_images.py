@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from dataset_tools.errors import InputError
+from dataset_tools.formats import Glimpse
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from tests.dataset_tools.makers import picture, text
 
@@ -103,3 +104,13 @@ def test_of_equal_names_the_one_beside_the_label_is_found(tmp_path):
     index = ImageIndex(tmp_path)
     assert index.find("0", near="0.json") == "0.jpg"
     assert index.find("0", near="a/0.json") == "a/0.jpg"
+
+
+def test_links_in_a_ring_and_to_nowhere_are_no_files(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    (tmp_path / "nowhere.png").symlink_to("there")
+    assert list(walk_files(tmp_path)) == ["a.png"]
+    assert Glimpse(tmp_path).files == ["a.png"]
