@@ -219,6 +219,10 @@ def _read(plan: Plan, notes: Notes, workers: int, skip_errors: bool) -> Iterator
     chunk = 1 if plan.embedded else 64  # image files, unlike labels, fill the memory
 
     def images() -> Iterator[Image]:
+        if plan.streams and not skip_errors:
+            for item in plan.items:
+                yield from plan.read(item, notes)
+            return
         for part, found in ordered_map(reader, plan.items, workers, chunk):
             notes.merge(found)
             yield from part

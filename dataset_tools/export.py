@@ -87,6 +87,10 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
+    except FileExistsError as error:
+        raise InputError(
+            f"Two images would be written to {target.name}, {file_name} one of them. Rename it."
+        ) from error
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
 

@@ -5,7 +5,7 @@ Entities, which make XML a way to read other files or to fill the memory, are re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +13,7 @@ from typing import NoReturn
 from dataset_tools.errors import InputError
 
 DEEPEST = 100
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -47,13 +48,38 @@ def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
 
     InputError with line and column if it is not well-formed.
     """
+    chunks = [Path(path).read_bytes() if content is None else content]
+    top = Node("", 0)
+    for _ in _parse(path, chunks, top):
+        pass
+    return top.children[0]
+
+
+def stream_xml(path: str | Path) -> Iterator[Node]:
+    """The root element, before it has children, then each of its children when it is complete.
+
+    A child is forgotten when the next one is asked for, so that the memory does not grow with the
+    file. InputError as from `parse_xml`, but not before the place of the fault is reached.
+    """
+    top = Node("", 0)
+    root: Node | None = None
+    with open(path, "rb") as file:
+        for open_nodes in _parse(path, iter(lambda: file.read(CHUNK_BYTES), b""), top):
+            if root is None and top.children:
+                root = top.children[0]
+                yield root
+            # The last child may still be open: the top and the root are, besides it.
+            while root is not None and len(root.children) > (len(open_nodes) > 2):
+                yield root.children.pop(0)
+
+
+def _parse(path: str | Path, chunks: Iterable[bytes], top: Node) -> Iterator[list[Node]]:
+    """Put the elements of a file into `top`; after each chunk, and at the end, gives those still
+    open."""
     from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
 
-    if content is None:
-        content = Path(path).read_bytes()
     parser = ParserCreate()
     parser.buffer_text = True
-    top = Node("", 0)
     open_nodes = [top]
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -80,7 +106,11 @@ def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
     parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = refuse
     parser.ExternalEntityRefHandler = parser.SkippedEntityHandler = refuse
     try:
-        parser.Parse(content, True)
+        for chunk in chunks:
+            parser.Parse(chunk, False)
+            yield open_nodes
+        parser.Parse(b"", True)
+        yield open_nodes
     except ExpatError as error:
         raise InputError(
             f"{path}: broken XML at line {error.lineno}, column {error.offset + 1}: "
@@ -92,4 +122,3 @@ def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
         # The handlers know the parser and it them: without this, each file waits for the collector.
         parser.StartElementHandler = parser.EndElementHandler = None
         parser.CharacterDataHandler = None
-    return top.children[0]

@@ -30,6 +30,7 @@ NAMES: dict[str, str] = {
     "yolo": "yolo",
     "labelme": "labelme",
     "darknet": "darknet",
+    "cvat": "cvat",
     "csv": "csv_",
     "createml": "createml",
     "label-studio": "label_studio",

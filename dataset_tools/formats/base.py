@@ -104,6 +104,7 @@ class Plan:
     remarks: list[str] = field(default_factory=list)  # decisions taken, told in the summary
     keep_ids: bool = False  # records carry ids that the COCO file shall have
     embedded: bool = False  # records hold the image files (`Image.content`); they get written
+    streams: bool = False  # an item may be as large as the dataset: its images are not gathered
     parallel: bool = True  # reading an item is work enough to be given to another process
 
 

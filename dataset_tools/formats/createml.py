@@ -26,10 +26,12 @@ from dataset_tools.formats.base import (
     root_of,
     split_of_folders,
 )
+from dataset_tools.formats.createml_write import write
 from dataset_tools.formats.locate import locate, path_of_url
 from dataset_tools.images import ImageIndex
 from dataset_tools.json_fields import mapped, number, objects, text
 from dataset_tools.notes import Notes
+from dataset_tools.shapes import take_crowd
 
 _IMAGE_KEYS = ("image", "imagefilename", "imageURL")
 _HEAD = re.compile(r"^\s*\[\s*\{")
@@ -96,19 +98,26 @@ class _Reader:
             image.annotations.append(whole_image(said, width, height, item.place))
         else:
             image.annotations = [
-                _annotation(entry, f"{item.place} {key}[{index}]")
+                _annotation(entry, image, f"{item.place} {key}[{index}]")
                 for index, entry in enumerate(objects(item.entry, key, item.place))
             ]
         yield image
 
 
-def _annotation(entry: dict[str, Any], place: str) -> Annotation:
+def _annotation(entry: dict[str, Any], image: Image, place: str) -> Annotation:
+    label = text(entry, "label", place)
+    attributes = {k: v for k, v in entry.items() if k not in ("label", "coordinates")}
+    crowd = take_crowd(attributes)
+    if "coordinates" not in entry:
+        found = whole_image(label, image.width, image.height, place)
+        found.attributes |= attributes
+        return found
     box = mapped(entry, "coordinates", place)
     x, y, width, height = (number(box, key, place) for key in ("x", "y", "width", "height"))
-    attributes = {k: v for k, v in entry.items() if k not in ("label", "coordinates")}
     return Annotation(
-        text(entry, "label", place),
+        label,
         (x - width / 2, y - height / 2, x + width / 2, y + height / 2),
+        iscrowd=crowd,
         attributes=attributes,
         source=place,
     )
@@ -137,5 +146,8 @@ FORMAT = Format(
     recognise=recognise,
     plan=plan,
     conventions="Centre and size in pixels from the top left. The images are needed for their "
-    "sizes. An image whose annotation is a text has it as label of the whole image.",
+    "sizes. An image whose annotation is a text, or has no coordinates, is labelled as a whole. "
+    "Other keys of an object become attributes.",
+    write=write,
+    write_loses="masks, keypoints, rotation, points, attributes of images, unused categories, ids",
 )

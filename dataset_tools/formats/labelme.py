@@ -27,6 +27,7 @@ from dataset_tools.coco import Annotation, Dataset, Image, annotation_box, read_
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_json
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of, split_of_folders
+from dataset_tools.formats.groups import GroupNumbers, join_groups
 from dataset_tools.images import ImageIndex, content_size, image_size, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.rotated import corners, from_corners
@@ -36,7 +37,6 @@ from dataset_tools.shapes import (
     pairs,
     points_annotation,
     polygon_annotation,
-    rectangle_polygon,
     rotated_annotation,
 )
 
@@ -165,7 +165,7 @@ class _Reader:
         if image is None:
             notes.drop("image that has no recorded size and is not there", str(path))
             return
-        image.annotations = list(_annotations(content["shapes"], image, notes))
+        image.annotations = _annotations(content["shapes"], image, notes)
         yield image
 
     def _image(self, content: dict[str, Any], label: str, notes: Notes) -> Image | None:
@@ -200,27 +200,22 @@ class _Reader:
         )
 
 
-def _annotations(shapes: list[Any], image: Image, notes: Notes) -> Iterator[Annotation]:
+def _annotations(shapes: list[Any], image: Image, notes: Notes) -> list[Annotation]:
     """One for each shape, or for each group of shapes, where the first of them is."""
-    found: dict[Any, list[Annotation]] = {}
+    found: list[Annotation] = []
     for index, shape in enumerate(shapes):
         place = f"{image.source}: shapes[{index}]"
         if not isinstance(shape, dict):
             raise InputError(f"{place} is not an object in braces. Mend or remove it.")
         annotation = _annotation(shape, image, place, notes)
         if annotation is not None:
-            found.setdefault(_group(annotation, index), []).append(annotation)
-    for parts in found.values():
-        yield parts[0] if len(parts) == 1 else _join(parts, image, notes)
+            found.append(annotation)
+    return join_groups(found, image, notes, _is_part)
 
 
-def _group(annotation: Annotation, index: int) -> Any:
-    """What shapes of one instance have in common; lines stay apart, for there is one to a
-    record."""
-    group, kind = annotation.attributes.get("group_id"), annotation.attributes.get("shape")
-    if group is None or kind == "line":
-        return index
-    return annotation.category, str(group), kind
+def _is_part(annotation: Annotation) -> bool:
+    """Whether a shape may be one part of several; lines are not, for there is one to a record."""
+    return annotation.attributes.get("shape") != "line"
 
 
 def _annotation(shape: dict[str, Any], image: Image, place: str, notes: Notes) -> Annotation | None:
@@ -291,46 +286,6 @@ def _mask(
     return encode_mask(mask)
 
 
-def _join(parts: list[Annotation], image: Image, notes: Notes) -> Annotation:
-    """One annotation of the shapes of a group, with what any of them says."""
-    first = parts[0]
-    attributes = {}
-    for part in reversed(parts):
-        attributes |= part.attributes
-    if any(part.attributes != first.attributes and "points" not in attributes for part in parts):
-        notes.suspect("group of shapes that say different things (the first counts)", first.source)
-    attributes.pop("rbox", None)  # that of one part
-    common: dict[str, Any] = {
-        "source": first.source,
-        "iscrowd": any(part.iscrowd for part in parts),
-        "attributes": attributes,
-    }
-    if "points" in attributes:
-        points = [value for part in parts for value in part.attributes["points"]]
-        for key in ("points", "shape"):
-            attributes.pop(key)
-        return points_annotation(first.category, points, "point", **common)
-    polygons = [polygon for part in parts for polygon in _polygons(part)]
-    masks = [part.segmentation for part in parts if isinstance(part.segmentation, dict)]
-    segmentation = _union(masks, polygons, image) if masks else polygons
-    return Annotation(first.category, segmentation=segmentation, **common)
-
-
-def _polygons(part: Annotation) -> list[list[float]]:
-    if isinstance(part.segmentation, dict):
-        return []
-    return part.segmentation or [rectangle_polygon(part.bbox)]
-
-
-def _union(masks: list[dict], polygons: list[list[float]], image: Image) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-
-    drawn = coco_mask.frPyObjects(polygons, image.height, image.width) if polygons else []
-    packed = [{**mask, "counts": mask["counts"].encode("ascii")} for mask in masks]
-    union = coco_mask.merge(packed + drawn)
-    return {"size": [image.height, image.width], "counts": union["counts"].decode("ascii")}
-
-
 def _kept(entry: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """What an entry says besides the keys `known`; of empty values nothing."""
     return {
@@ -372,7 +327,7 @@ def _label(image: Image, name: str, notes: Notes) -> dict[str, Any]:
     own = {key: attributes.pop(key) for key in _IMAGE_KEYS & attributes.keys()}
     if own:
         notes.drop(f"attribute called like a key of LabelMe ({', '.join(own)})", image.file_name)
-    groups = _Groups(image)
+    groups = GroupNumbers(image, _is_part)
     return {
         "version": VERSION,
         "flags": attributes.pop("flags", {}),
@@ -389,34 +344,8 @@ def _label(image: Image, name: str, notes: Notes) -> dict[str, Any]:
     }
 
 
-class _Groups:
-    """Group numbers for the shapes of an image: one for each annotation of several parts."""
-
-    def __init__(self, image: Image) -> None:
-        self._used = {
-            value
-            for annotation in image.annotations
-            if isinstance(value := annotation.attributes.get("group_id"), int)
-        }
-        self._given: set[tuple[str, Any, Any]] = set()
-
-    def number(self, annotation: Annotation, parts: int) -> int | None:
-        """The annotation's own number, unless another one would be joined with it."""
-        own = annotation.attributes.get("group_id")
-        kind = annotation.attributes.get("shape")
-        if parts == 1 and (own is None or kind == "line"):
-            return own
-        if own is None or (annotation.category, str(own), kind) in self._given:
-            if parts == 1:
-                return None
-            own = next(number for number in range(1, 2**53) if number not in self._used)
-            self._used.add(own)
-        self._given.add((annotation.category, str(own), kind))
-        return own
-
-
 def _shapes(
-    annotation: Annotation, image: Image, groups: _Groups, notes: Notes
+    annotation: Annotation, image: Image, groups: GroupNumbers, notes: Notes
 ) -> Iterator[dict[str, Any]]:
     place = f"{image.file_name} ({annotation.category})"
     if annotation.keypoints:

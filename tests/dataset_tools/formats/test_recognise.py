@@ -34,6 +34,7 @@ OPEN_IMAGES = (
 
 LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
 
+CVAT = '<annotations><version>1.1</version><meta/><image id="0" name="a.jpg"/></annotations>'
 
 def files(folder, contents):
     for name, content in contents.items():
@@ -60,6 +61,8 @@ def files(folder, contents):
         ("labelme", {"x/a.json": LABELME.encode("utf-16"), "package.json": '{"name": "x"}'}),
         ("labelme", {"a.json": '{"flags": {}, "imageData": "' + "A" * 100_000 + '"}'}),
         ("darknet", {"obj.data": "train = t.txt\nnames = n", "d/a.jpg": "", "d/a.txt": YOLO}),
+        ("cvat", {"annotations.xml": CVAT, "images/a.jpg": ""}),
+        ("createml", {"train/_annotations.createml.json": CREATEML, "train/a.jpg": ""}),
         ("csv", {"labels.csv": CSV, "a.jpg": ""}),
         ("csv", {"labels.csv": CSV.encode("utf-16")}),
         ("csv", {"labels.csv": "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n"}),
