@@ -36,6 +36,7 @@ LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}
 
 CVAT = '<annotations><version>1.1</version><meta/><image id="0" name="a.jpg"/></annotations>'
 
+
 def files(folder, contents):
     for name, content in contents.items():
         if name.endswith((".jpg", ".png")):
