@@ -130,7 +130,11 @@ def _looks_right(head: str) -> bool:
 
 def _files(folder: Path) -> list[str]:
     glimpse = Glimpse(folder)
-    names = [name for name in glimpse.with_suffix(".json") if _looks_right(glimpse.head(name))]
+    names = [
+        name
+        for name in glimpse.with_suffix(".json")
+        if name.endswith(".createml.json") or _looks_right(glimpse.head(name))
+    ]
     if not names:
         raise InputError(f"{folder}: there is no JSON list of Create ML in it.")
     return names
