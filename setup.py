@@ -32,7 +32,13 @@ REQUIRES = [
     "torch>=2.6",
     "torchvision>=0.21",
 ]
+# What single formats of dataset_tools need besides; each says so when it is asked for.
+FORMATS = [
+    "h5py",
+    "pyarrow",
+]
 DEV = [
+    *FORMATS,
     "hypothesis",
     # The independent reference for the perceptual hash.
     "imagehash",
@@ -54,5 +60,5 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV},
+    extras_require={"dev": DEV, "formats": FORMATS},
 )

@@ -19,6 +19,7 @@ SUFFIXES = frozenset(
     for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
 _EXIF_ORIENTATION = 274
+_SUFFIX_OF = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -26,6 +27,15 @@ def is_image_name(name: str) -> bool:
     """Whether a file of this name is an image, by its suffix."""
     hidden = os.path.basename(name).startswith(".")
     return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def image_suffix(content: bytes) -> str:
+    """The suffix of an image file, by its first bytes; "" if they are of no kind known here."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        return ".tif"
+    return next((suffix for magic, suffix in _SUFFIX_OF.items() if content.startswith(magic)), "")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

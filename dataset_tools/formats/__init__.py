@@ -44,6 +44,9 @@ NAMES: dict[str, str] = {
     "cifar": "cifar",
     "npz": "npz",
     "lvis": "lvis",
+    "hf-folder": "hf_folder",
+    "hf-parquet": "hf_parquet",
+    "tfrecord": "tfrecord",
     "dota": "dota",
     "openimages": "openimages",
 }

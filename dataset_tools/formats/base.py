@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
@@ -250,6 +251,14 @@ def split_of_folders(path: str) -> str | None:
         if folder.lower() in SPLIT_NAMES:
             return SPLIT_NAMES[folder.lower()]
     return None
+
+
+def split_of_shard(name: str) -> str | None:
+    """The split that a file's name, or else a folder of it, stands for
+    (`coco_train.record-00000-of-00010` → train)."""
+    *folders, file = PurePosixPath(name).parts
+    words = [*re.split(r"[-_.]", file), *reversed(folders)]
+    return next((SPLIT_NAMES[word.lower()] for word in words if word.lower() in SPLIT_NAMES), None)
 
 
 def decode_text(content: bytes, encoding: str | None = None, errors: str = "strict") -> str:

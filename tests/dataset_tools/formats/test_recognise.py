@@ -80,6 +80,8 @@ def files(folder, contents):
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
         ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
+        ("hf-folder", {"metadata.csv": "file_name,text\na.jpg,A cat.\n", "a.jpg": ""}),
+        ("hf-folder", {"train/metadata.jsonl": '{"file_name": "a.jpg"}\n', "train/a.jpg": ""}),
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "gsd:0.1\n1 1 9 1 9 5 1 5 plane 0\n"}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "imagesource:GoogleEarth\n"}),
