@@ -31,6 +31,7 @@ NAMES: dict[str, str] = {
     "labelme": "labelme",
     "darknet": "darknet",
     "cvat": "cvat",
+    "cvat-video": "cvat_video",
     "csv": "csv_",
     "createml": "createml",
     "label-studio": "label_studio",

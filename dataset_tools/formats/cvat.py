@@ -17,6 +17,7 @@ from dataset_tools.coco import Image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import SPLIT_NAMES, Evidence, Format, Glimpse, Plan, root_of
 from dataset_tools.formats.cvat_elements import (
+    CONVENTIONS,
     Meta,
     annotation,
     declared,
@@ -137,12 +138,8 @@ FORMAT = Format(
     loses="drawing order of equal z_order; cuboids become boxes, their corners an attribute",
     recognise=recognise,
     plan=plan,
-    conventions="0-based continuous corners; rotation in degrees clockwise around the centre. "
-    "Ellipses become polygons of 64 corners, masks RLE, polylines and points attributes, tags "
-    "labels of whole images, skeletons keypoints (outside: absent, occluded: hidden). Polygons "
-    "and masks of one label and group_id are one instance. Subsets are splits; Default is none. "
-    "Attributes declared as checkbox or number have such values; occluded=0, z_order=0, "
-    "group_id=0 and source=manual are not kept.",
+    conventions=f"{CONVENTIONS} Polygons and masks of one label and group_id are one instance. "
+    "Subsets are splits; Default is none.",
     write=write,
     write_loses="boxes and areas that are not those of masks or keypoints, attributes of images "
     "but task, lists and objects as attributes (written as JSON), rotation by 0, "

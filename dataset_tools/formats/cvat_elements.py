@@ -33,6 +33,13 @@ from dataset_tools.xml_tree import Node, stream_xml
 SHAPES = frozenset(
     "box polygon polyline points ellipse mask skeleton cuboid tag".split()  # noqa: SIM905
 )
+CONVENTIONS = (
+    "0-based continuous corners; rotation in degrees clockwise around the centre. Ellipses become "
+    "polygons of 64 corners, masks RLE, polylines and points attributes, tags labels of whole "
+    "images, skeletons keypoints (outside: absent, occluded: hidden). Attributes declared as "
+    "checkbox or number have such values; occluded=0, z_order=0, group_id=0 and source=manual are "
+    "not kept."
+)
 CROWD = "is_crowd"  # the attribute that CVAT's import from and export to COCO has for it
 _CUBOID = [
     f"{axis}{corner}{i}" for i in (1, 2) for corner in ("tl", "bl", "tr", "br") for axis in "xy"
@@ -52,6 +59,7 @@ class Meta:
     size: tuple[int, int] | None = None  # of the video
     frames: int | None = None  # number of them, of a task
     first_frame: int = 0
+    step: int = 1  # between frames that were labelled
 
     def skeleton(self, label: str) -> tuple[str, ...]:
         """Names of a label's keypoints."""
@@ -322,6 +330,8 @@ def _meta(node: Node) -> Meta:
     meta.frames = int(top.text_of("size")) if top.text_of("size").isdecimal() else None
     start = top.text_of("start_frame")
     meta.first_frame = int(start) if start.isdecimal() else 0
+    step = re.search(r"step=([1-9]\d*)", top.text_of("frame_filter"))
+    meta.step = int(step[1]) if step else 1
     return meta
 
 

@@ -62,6 +62,7 @@ def files(folder, contents):
         ("labelme", {"x/a.json": LABELME.encode("utf-16"), "package.json": '{"name": "x"}'}),
         ("labelme", {"a.json": '{"flags": {}, "imageData": "' + "A" * 100_000 + '"}'}),
         ("darknet", {"obj.data": "train = t.txt\nnames = n", "d/a.jpg": "", "d/a.txt": YOLO}),
+        ("cvat-video", {"annotations.xml": CVAT.replace("<image", "<track")}),
         ("cvat", {"annotations.xml": CVAT, "images/a.jpg": ""}),
         ("createml", {"train/_annotations.createml.json": CREATEML, "train/a.jpg": ""}),
         ("csv", {"labels.csv": CSV, "a.jpg": ""}),
