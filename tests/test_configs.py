@@ -81,6 +81,7 @@ def test_a_rotated_model_trains_on_the_rotated_boxes_of_converted_data(shapes):
         for mode in ("TRAIN", "TEST")
     }
     few |= {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8, "INPUT.MIN_SIZE_TRAIN": (96,)}
+    few |= {"SOLVER.BASE_LR": 1e-4}  # from random weights
     train_and_evaluate("RotatedFasterRCNN-R50-FPN", "bbox", shapes, few)
 
 

@@ -50,6 +50,11 @@ NAMES: dict[str, str] = {
     "tfrecord": "tfrecord",
     "dota": "dota",
     "openimages": "openimages",
+    "kitti": "kitti",
+    "visdrone": "visdrone",
+    "mot": "mot",
+    "widerface": "widerface",
+    "crowdhuman": "crowdhuman",
 }
 
 

@@ -14,7 +14,6 @@ by part, and nothing but the part is held in memory.
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,13 @@ from typing import Any
 from dataset_tools.coco import Annotation, Box, Category, Image, read_json
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, read_text, root_of
-from dataset_tools.formats.reading import find_image, note_empty, number, split_of_words
+from dataset_tools.formats.reading import (
+    find_image,
+    note_empty,
+    number,
+    split_of_name,
+    split_of_words,
+)
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.notes import Notes
 
@@ -290,9 +295,9 @@ def _images(path: Path, part: Part) -> Iterator[tuple[str, list[tuple[str, dict[
         position = _next_line(path, max(part.start, file.tell()))
         # A line that a part begins in is the part's before, and so is its end.
         file.seek(part.start)
-        line_number = part.line + file.read(position - part.start).count(b"\n") + 1
+        first = part.line + file.read(position - part.start).count(b"\n") + 1
         image_id, rows = "", []
-        for line_number, line in enumerate(file, start=line_number):
+        for line_number, line in enumerate(file, start=first):
             place = f"{path}:{line_number}"
             position += len(line)
             if not line.strip():
@@ -397,7 +402,7 @@ def _parents(base: Path) -> dict[str, tuple[str, ...]]:
 
 def _split(name: str) -> str | None:
     """The split in the file's or a folder's name (oidv6-train-annotations-bbox.csv)."""
-    return split_of_words(f"{os.path.splitext(name)[0]}/file")
+    return split_of_name(name) or split_of_words(name)
 
 
 FORMAT = Format(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dataset_tools.coco import Annotation, Box, Image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import SPLIT_NAMES, Option, read_text
-from dataset_tools.images import ImageIndex, image_size
+from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
 
 # For datasets with regions in which nothing is labelled, whatever is in them.
@@ -30,6 +30,13 @@ DIFFICULT = Option(
     default="keep",
     choices=("keep", "crowd", "drop"),
 )
+
+
+def text_labels(path: Path, base: Path, is_label: Callable[[Path], bool]) -> list[str]:
+    """Text files at or below `path` that are label files, as POSIX paths relative to `base`."""
+    files = [path] if path.is_file() else [path / name for name in walk_files(path)]
+    texts = [file for file in files if file.suffix.lower() == ".txt"]
+    return [file.relative_to(base).as_posix() for file in texts if is_label(file)]
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -100,11 +107,16 @@ def note_unlabelled(index: ImageIndex, labels: Iterable[str], notes: Notes) -> N
 def split_of_words(path: str) -> str | None:
     """The split that a word of a POSIX path stands for, the last first
     (`VisDrone2019-DET-val/annotations/a.txt`: val). The file's own name does not count."""
-    for folder in reversed(PurePosixPath(path).parts[:-1]):
+    for folder in reversed(path.split("/")[:-1]):
         for word in reversed(re.split(r"[^a-z]+", folder.lower())):
             if word in SPLIT_NAMES:
                 return SPLIT_NAMES[word]
     return None
+
+
+def split_of_name(path: str) -> str | None:
+    """The split that a word of a file's own name stands for (`wider_face_val_bbx_gt.txt`: val)."""
+    return split_of_words(f"{stem(path)}/")
 
 
 def ignored_region(region: Annotation, how: str, categories: Iterable[str]) -> list[Annotation]:

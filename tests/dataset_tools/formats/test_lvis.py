@@ -66,7 +66,7 @@ def test_lvis_is_read_with_what_was_looked_for(tmp_path, name):
 
 def test_version_0_5_has_file_names(tmp_path):
     lvis(tmp_path / "in", file_name="000000391895.jpg")
-    conversion, splits = converted("lvis", tmp_path / "in", tmp_path / "out", ids="keep")
+    _, splits = converted("lvis", tmp_path / "in", tmp_path / "out", ids="keep")
     assert list(splits["train"]) == ["train2017/000000391895.jpg"]
     assert splits["train"]["train2017/000000391895.jpg"]["entry"]["id"] == 391895
 

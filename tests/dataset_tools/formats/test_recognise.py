@@ -27,6 +27,7 @@ DATUMARO = json.dumps(
 LABELBOX = json.dumps({"data_row": {"id": "x"}, "media_attributes": {}, "projects": {}})
 SAGEMAKER = json.dumps({"source-ref": "s3://b/a.jpg", "x": 1, "x-metadata": {}}) + "\n"
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
+KITTI = "Car 0.0 0 -1.57 2.0 3.5 12.2 9.0 1.5 1.6 3.9 -2.1 1.7 25.0 -1.65\n"
 OPEN_IMAGES = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
     "IsDepiction,IsInside\na,xclick,/m/x,1,0.1,0.2,0.1,0.2,0,0,0,0,0\n"
@@ -86,6 +87,14 @@ def files(folder, contents):
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "gsd:0.1\n1 1 9 1 9 5 1 5 plane 0\n"}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "imagesource:GoogleEarth\n"}),
+        ("kitti", {"training/label_2/1.txt": KITTI, "training/image_2/1.png": ""}),
+        (
+            "visdrone",
+            {"annotations/1.txt": "3,2,5,4,1,4,1,2\n0,0,9,9,0,0,0,0,", "images/1.jpg": ""},
+        ),
+        ("mot", {"M/seqinfo.ini": "[Sequence]", "M/gt/gt.txt": "1,1,1,1,4,3,1,1,0.7\n"}),
+        ("widerface", {"x_bbx_gt.txt": "0--P/a.jpg\n1\n3 2 5 4 2 0 1 0 1 0 \n", "a.jpg": ""}),
+        ("crowdhuman", {"a.odgt": '{"ID": "1,a", "gtboxes": []}\n', "Images/1,a.jpg": ""}),
         ("openimages", {"x-bbox.csv": OPEN_IMAGES, "c.csv": "/m/x,Cat\n", "train/a.jpg": ""}),
     ],
 )
