@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from dataset_tools.errors import InputError
-from dataset_tools.files import atomic_path
+from dataset_tools.files import atomic_path, read_bytes
 from dataset_tools.notes import Notes
 from dataset_tools.rle import (
     Box,
@@ -35,6 +36,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 
 # Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where
 # they were.
+_LARGEST = 2**53  # whole numbers beyond are not all floats
 IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
 
 
@@ -315,7 +317,7 @@ def read_json(path: str | Path) -> Any:
     InputError with line and column if it is not JSON.
     """
     try:
-        return decode_json(Path(path).read_bytes())
+        return decode_json(read_bytes(path))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
@@ -504,7 +506,7 @@ def _attributes(rest: dict, drop: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     # Whole numbers in JSON have no limit, but beyond this one a float would lose them.
-    return isinstance(value, float) or (type(value) is int and abs(value) <= 2**53)
+    return isinstance(value, float) or (type(value) is int and abs(value) <= _LARGEST)
 
 
 def _integer(entry: dict, key: str) -> int:
@@ -612,10 +614,15 @@ def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
 def _tidy(value: float) -> float:
     """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label
     means."""
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) <= _LARGEST:
         return value
-    value = round(value, 6)
-    return int(value) if value.is_integer() else value
+    try:
+        value = round(float(value), 6)
+    except (
+        OverflowError
+    ):  # an integer of hundreds of digits; JSON has no infinity, so it is refused
+        return math.inf
+    return int(value) if value.is_integer() and abs(value) <= _LARGEST else value
 
 
 def encode_json(value: Any, where: str) -> bytes:

@@ -81,7 +81,7 @@ def convert_dataset(
         InputError: the labels cannot be read, or nothing is in them.
     """
     path, output = Path(path), Path(output)
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise InputError(f"There is no file or folder {path}. Check the path.")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file. Give a folder by -o.")

@@ -55,6 +55,18 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         os.replace(folder, path)
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Content of a file. InputError if it is not there, is no regular file, or cannot be read."""
+    # A pipe would have us wait for ever.
+    if not os.path.isfile(path):
+        what = "not a regular file" if os.path.exists(path) else "there is no such file"
+        raise InputError(f"{path}: {what}. Check the path.")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -43,11 +43,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     EXIF orientation is applied as Detectron2's `read_image` does. InputError if it is no image.
     """
+    if not os.path.isfile(path):  # a pipe would have us wait for ever
+        raise InputError(f"{path}: this image file is missing.")
     try:
         with open(path, "rb") as file:
             return _size(file, str(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: this image file is missing.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image: {error}") from error
 

@@ -59,10 +59,10 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
         """Passes over tags, with which Detectron2's configs compute anchors."""
 
     Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    if not path.is_file():
+        raise InputError(f"There is no config {path}. Check the path.")
     try:
         content = yaml.load(read_text(path), Loader)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no config {path}. Check the path.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no YAML: {error}.") from error
     if not isinstance(content, dict) or depth > _DEEPEST:

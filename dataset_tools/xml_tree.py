@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dataset_tools.errors import InputError
+from dataset_tools.files import read_bytes
 
 DEEPEST = 100
 CHUNK_BYTES = 64 * 1024
@@ -48,7 +49,7 @@ def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
 
     InputError with line and column if it is not well-formed.
     """
-    chunks = [Path(path).read_bytes() if content is None else content]
+    chunks = [read_bytes(path) if content is None else content]
     top = Node("", 0)
     for _ in _parse(path, chunks, top):
         pass

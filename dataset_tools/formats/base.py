@@ -34,6 +34,7 @@ from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
+from dataset_tools.files import read_bytes
 from dataset_tools.images import is_file, is_folder
 from dataset_tools.notes import Notes
 
@@ -277,7 +278,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> str:
     """Text of a file in `encoding` (default UTF-8; a byte order mark overrules). InputError if it
     is not."""
     try:
-        return decode_text(Path(path).read_bytes(), encoding)
+        return decode_text(read_bytes(path), encoding)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: byte {error.start} is not {error.encoding}. Save the file as UTF-8"

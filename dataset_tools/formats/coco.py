@@ -214,7 +214,7 @@ def _segment_ids(item: Item) -> np.ndarray:
         raise InputError(
             f"{item.png}: this panoptic PNG is missing. Give their folder by --panoptic-images."
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{item.png}: cannot be read as an image: {error}") from error
     if colours.shape[:2] != (item.image.height, item.image.width):
         height, width = colours.shape[:2]

@@ -318,7 +318,11 @@ def _labels(categories: dict[str, Any], file: str) -> Iterator[Category]:
         names.add(name)
         said = dots.get(index, {})
         keypoints = tuple(map(str, listed(said, "labels", place)))
-        joints = [joint for joint in listed(said, "joints", place) if isinstance(joint, list)]
+        joints = listed(said, "joints", place)
+        if not all(
+            isinstance(j, list) and len(j) == 2 and {*map(type, j)} == {int} for j in joints
+        ):
+            raise InputError(f"{place}: its joints are not pairs of whole numbers.")
         skeleton = tuple(sorted((first, second) for first, second in joints))
         parent = text(entry, "parent", place, None) if entry.get("parent") else ""
         yield Category(name, parent or "", keypoints, skeleton)

@@ -317,7 +317,7 @@ def _picture(content: bytes, place: str) -> np.ndarray:
     try:
         with Pillow.open(io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("L")) != 0
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{place} cannot be read as an image: {error}") from error
 
 

@@ -163,7 +163,7 @@ def _read_mask(file: Path, notes: Notes) -> np.ndarray:
             if picture.mode in ("LA", "RGBA", "PA"):
                 picture = picture.convert("RGB")
             values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{file}: cannot be read as an image: {error}") from error
     if values.ndim == 3:
         values = values.max(axis=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ def plan(
     names: str | None = None,
 ) -> Plan:
     """Plan to read an npz file, or all in a folder (each a split, by its name)."""
-    files = [path] if path.is_file() else sorted(path.glob("*.npz"))
+    files = (
+        [path] if path.is_file() else sorted(file for file in path.glob("*.npz") if file.is_file())
+    )
     if not files:
         raise InputError(f"{path}: there is no npz file in it.")
     sources: list[Source] = []
@@ -132,12 +135,16 @@ def label_names(
     return [(class_name(int(label), names, place),) for label in labels.tolist()]
 
 
+# OSError: offsets that lead out of the file.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path}: not a whole npz file: {error}. Get the file again.") from error
 
 

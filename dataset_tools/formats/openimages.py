@@ -268,7 +268,7 @@ def _read_mask(path: Path, image: Image, notes: Notes) -> dict | None:
     try:
         with Pillow.open(path) as png:
             mask = png.convert("L").resize((image.width, image.height), Pillow.Resampling.NEAREST)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image: {error}") from error
     values = np.asarray(mask)
     if not values.any():

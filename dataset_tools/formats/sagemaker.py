@@ -238,7 +238,7 @@ def _colours(path: Path) -> Any:
     try:
         with Pillow.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image: {error}") from error
 
 

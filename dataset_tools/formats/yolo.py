@@ -262,6 +262,7 @@ def _yaml_file(folder: Path) -> Path | None:
     files = sorted(
         file
         for file in (*folder.glob("*.yaml"), *folder.glob("*.yml"))
+        if file.is_file()
         if {"train", "val", "test", "names"} & _load_yaml(file).keys()
     )
     if len(files) > 1:
