@@ -55,6 +55,7 @@ NAMES: dict[str, str] = {
     "mot": "mot",
     "widerface": "widerface",
     "crowdhuman": "crowdhuman",
+    "bdd100k": "bdd100k",
 }
 
 

@@ -28,6 +28,10 @@ LABELBOX = json.dumps({"data_row": {"id": "x"}, "media_attributes": {}, "project
 SAGEMAKER = json.dumps({"source-ref": "s3://b/a.jpg", "x": 1, "x-metadata": {}}) + "\n"
 CSV = "image,x1,y1,x2,y2,label\na.jpg,1,2,3,4,cat\n"
 KITTI = "Car 0.0 0 -1.57 2.0 3.5 12.2 9.0 1.5 1.6 3.9 -2.1 1.7 25.0 -1.65\n"
+BDD = (
+    '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 2,'
+    ' "y2": 2}}]}]'
+)
 OPEN_IMAGES = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
     "IsDepiction,IsInside\na,xclick,/m/x,1,0.1,0.2,0.1,0.2,0,0,0,0,0\n"
@@ -95,6 +99,7 @@ def files(folder, contents):
         ("mot", {"M/seqinfo.ini": "[Sequence]", "M/gt/gt.txt": "1,1,1,1,4,3,1,1,0.7\n"}),
         ("widerface", {"x_bbx_gt.txt": "0--P/a.jpg\n1\n3 2 5 4 2 0 1 0 1 0 \n", "a.jpg": ""}),
         ("crowdhuman", {"a.odgt": '{"ID": "1,a", "gtboxes": []}\n', "Images/1,a.jpg": ""}),
+        ("bdd100k", {"det_train.json": BDD, "a.jpg": ""}),
         ("openimages", {"x-bbox.csv": OPEN_IMAGES, "c.csv": "/m/x,Cat\n", "train/a.jpg": ""}),
     ],
 )
