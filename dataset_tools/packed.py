@@ -77,4 +77,4 @@ class Mapped(Sequence):
 
 
 def _checksum(text: str) -> int:
-    return crc32(text.encode("utf-8", "surrogateescape"))
+    return crc32(text.encode("utf-8", "surrogatepass"))

@@ -47,6 +47,7 @@ from dataset_tools.rle import Box
 if TYPE_CHECKING:
     import numpy as np
 
+_ITEMS = re.compile(r'"items"\s*:\s*\[')
 _TOP_KEY = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
 _KINDS = re.compile(
     r"^(instances|person_keypoints|keypoints|panoptic|stuff|captions|image_info|results)_"
@@ -312,6 +313,8 @@ def _without_project(content: Any) -> Any:
 
 def _looks_like_coco(head: str) -> bool:
     keys = set(_TOP_KEY.findall(head))
+    if _ITEMS.search(head) and '"images"' not in head:
+        return False  # Datumaro, whose items have annotations
     entries = '"image_id"' in head or ('"file_name"' in head and '"id"' in head)
     return head.lstrip().startswith("{") and bool(keys) and (entries or len(keys) > 2)
 

@@ -51,7 +51,6 @@ from dataset_tools.shapes import (
 )
 from dataset_tools.xml_tree import Node, parse_xml
 
-_FULL = re.compile(r'^\s*\[\s*\{[^\[]*?"(annotations|completions|predictions)"\s*:\s*\[', re.S)
 _RESULT = re.compile(r'"from_name"\s*:|"to_name"\s*:|"was_cancelled"\s*:|"result"\s*:')
 _MIN = re.compile(r'"(rectangle|polygon|keypoint|ellipse|brush)labels"\s*:')
 _OF_TASK = ("annotations", "completions", "predictions")
@@ -298,7 +297,7 @@ class _Regions:
         parent = result.get("parentID") or None
         region = self.by_key.setdefault(key, _Region(place, value))
         if parent is not None:
-            region.parent = (order, parent)
+            region.parent = (order, _hashable(parent))
         if kind in _VALUES:
             region.attributes[name] = _plain(value.get(_value_key(kind)))
         for label_key in _LABEL_KEYS:
@@ -403,8 +402,13 @@ def _is_part(region: _Region, parent: _Region) -> bool:
 def _key(result: dict[str, Any], value: dict[str, Any]) -> Any:
     """What tells regions apart: the id; in JSON-MIN, which has none, the place."""
     if result.get("id") is not None:
-        return result["id"]
+        return _hashable(result["id"])
     return json.dumps({key: value.get(key) for key in _GEOMETRY})
+
+
+def _hashable(value: Any) -> Any:
+    """An id as it is, or, of something that is none, its text."""
+    return value if isinstance(value, str | int) else json.dumps(value)
 
 
 def _value_key(kind: str) -> str:
@@ -455,7 +459,7 @@ def _tasks(content: list[Any], file: Path, choices: list[str]) -> Iterable[dict[
     for position, entry in enumerate(content):
         data, results = _from_min(entry, choices)
         task = tasks.setdefault(
-            entry.get("id", f"#{position}"),
+            _hashable(entry.get("id", f"#{position}")),
             {"id": entry.get("id", position), "data": data, "annotations": []},
         )
         if results or entry.get("annotation_id") is not None:
@@ -479,7 +483,7 @@ def _from_min(
                 sizes = {k: region.get(k) for k in ("original_width", "original_height", "id")}
                 results.append({"type": kind, "from_name": key, "value": region, **sizes})
         elif (isinstance(value, dict) and "choices" in value) or key in choices:
-            said = value["choices"] if isinstance(value, dict) else value
+            said = value.get("choices") if isinstance(value, dict) else value
             texts = {"choices": _texts(said)}
             results.append({"type": "choices", "from_name": key, "value": texts, "id": f"={key}"})
         else:

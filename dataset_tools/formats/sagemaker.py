@@ -168,8 +168,10 @@ class _Reader:
                 f"{image.width}×{image.height}."
             )
         left = np.ones(colours.shape[:2], bool)
-        for key, entry in mapped(metadata, "internal-color-map", place).items():
+        classes = mapped(metadata, "internal-color-map", place)
+        for key in classes:
             where = f"{place}-metadata internal-color-map {key}"
+            entry = mapped(classes, key, where)
             category = text(entry, "class-name", where)
             mask = (colours == _rgb(text(entry, "hex-color", where), where)).all(-1) & left
             left &= ~mask

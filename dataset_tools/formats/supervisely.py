@@ -305,14 +305,14 @@ def _classes(meta: Path) -> dict[str, _Class]:
             raise InputError(f"{place}: the class {name!r} is there twice. Rename one of them.")
         config = mapped(entry, "geometry_config", place)
         nodes = {
-            node: str((said or {}).get("label") or node)
+            node: str((isinstance(said, dict) and said.get("label")) or node)
             for node, said in mapped(config, "nodes", place).items()
         }
         order = list(nodes)
         edges = [
             (order.index(edge["src"]) + 1, order.index(edge["dst"]) + 1)
             for edge in objects(config, "edges", place)
-            if edge.get("src") in nodes and edge.get("dst") in nodes
+            if edge.get("src") in order and edge.get("dst") in order
         ]
         found[name] = _Class(name, nodes, edges)
     return found

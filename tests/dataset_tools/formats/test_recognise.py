@@ -22,7 +22,11 @@ CREATEML = json.dumps(
 )
 SUPERVISELY = json.dumps({"size": {"height": 1, "width": 1}, "objects": [], "tags": []})
 DATUMARO = json.dumps(
-    {"info": {}, "categories": {"label": {"labels": [{"name": "a", "parent": ""}]}}, "items": []}
+    {
+        "info": {},
+        "categories": {"label": {"labels": [{"name": "a", "parent": ""}]}},
+        "items": [{"id": "a", "annotations": [], "image": {"path": "a.jpg"}}],
+    }
 )
 LABELBOX = json.dumps({"data_row": {"id": "x"}, "media_attributes": {}, "projects": {}})
 SAGEMAKER = json.dumps({"source-ref": "s3://b/a.jpg", "x": 1, "x-metadata": {}}) + "\n"
