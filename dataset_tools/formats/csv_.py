@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -98,7 +98,7 @@ def plan(
     encoding: str | None = None,
 ) -> Plan:
     """Plan to read a CSV file, or those in a folder, each a split if there are several."""
-    files = {path: None} if path.is_file() else _files_by_split(path)
+    files = {path: None} if path.is_file() else files_by_split(path, _evidence)
     tables = {
         file: _Table.of(file, read_text(file, encoding), columns, box, delimiter, decimal)
         for file in files
@@ -133,8 +133,8 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
 def _evidence(name: str, text: str) -> Evidence | None:
     """Whether a file that begins with `text` has boxes."""
     first = text.splitlines()[:1]
-    cells = next(csv.reader(first, delimiter=_delimiter(text)), []) if first else []
-    names = _names(cells) if _is_header(cells) else []
+    cells = next(csv.reader(first, delimiter=delimiter_of(text)), []) if first else []
+    names = column_names(cells) if is_header(cells) else []
     if "image" in names and ("bbox" in names or _form_of(names)):
         known = ", ".join(column for column in names if column in COLUMNS)
         # Open Images' files could be read as any CSV, but their own reader knows what they mean.
@@ -154,8 +154,8 @@ class _Table:
         self.file = file
         self.decimal = decimal
         first = lines[0][1]
-        self.has_header = _is_header(first)
-        found = _names(first) if self.has_header else list(WITHOUT_HEADER)
+        self.has_header = is_header(first)
+        found = column_names(first) if self.has_header else list(WITHOUT_HEADER)
         self.names = _given(columns) if columns else found
         self._lines = lines[1:] if self.has_header else lines
         if "image" not in self.names:
@@ -170,10 +170,10 @@ class _Table:
         cls, file: Path, text: str, columns: str | None, box: str, delimiter: str, decimal: str
     ) -> _Table:
         """The table in `text`, by the options of the format."""
-        separator = _delimiter(text, file) if delimiter == "auto" else _DELIMITERS[delimiter]
+        separator = delimiter_of(text, file) if delimiter == "auto" else _DELIMITERS[delimiter]
         lines = [
             (number, row)
-            for number, row in _lines(text, separator, file)
+            for number, row in csv_rows(text, separator, file)
             if any(cell.strip() for cell in row)
         ]
         if not lines:
@@ -321,12 +321,17 @@ _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space"
 _DIVISORS: dict[str, float | None] = {"pixels": None, "fractions": 1, "percent": 100}
 
 
-def _files_by_split(folder: Path) -> dict[Path, str | None]:
-    """The only file of boxes in a folder, or several with the split of each, by folder or name."""
+def files_by_split(
+    folder: Path, evidence: Callable[[str, str], Evidence | None]
+) -> dict[Path, str | None]:
+    """The only fitting file in a folder, or several with the split of each, by folder or name.
+
+    `evidence` says from a file's name and beginning whether it is of the format.
+    """
     glimpse = Glimpse(folder)
     names = glimpse.with_suffix(".csv", ".tsv")
     if len(names) > 1:
-        names = [name for name in names if _evidence(name, glimpse.head(name))] or names
+        names = [name for name in names if evidence(name, glimpse.head(name))] or names
     splits = {
         name: split_of_folders(name) or SPLIT_NAMES.get(PurePosixPath(name).stem.lower())
         for name in names
@@ -341,7 +346,7 @@ def _files_by_split(folder: Path) -> dict[Path, str | None]:
     return {folder / name: split for name, split in splits.items()}
 
 
-def _delimiter(text: str, file: Path | None = None) -> str:
+def delimiter_of(text: str, file: Path | None = None) -> str:
     """The delimiter that cuts the first lines into the same number of cells, the most if several
     do."""
     lines = [line for line in text.splitlines()[:50] if line.strip()]
@@ -356,7 +361,7 @@ def _delimiter(text: str, file: Path | None = None) -> str:
     return best
 
 
-def _lines(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows with the number of the line they end on."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
@@ -366,7 +371,7 @@ def _lines(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[st
         raise InputError(f"{file}:{reader.line_num}: broken CSV: {error}.") from error
 
 
-def _is_header(cells: list[str]) -> bool:
+def is_header(cells: list[str]) -> bool:
     """Whether a first row has names of columns: neither a number nor the name of an image file."""
     filled = [cell.strip() for cell in cells if cell.strip()]
     return len(filled) > 1 and not any(_is_number(cell) or is_image_name(cell) for cell in filled)
@@ -380,7 +385,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _names(header: list[str]) -> list[str]:
+def column_names(header: list[str]) -> list[str]:
     """Our names for the columns of a header line; the own name of those that we do not know."""
     plain = [re.sub(r"[\s._\-]", "", cell.lower()) for cell in header]
     names = [cell.strip() for cell in header]

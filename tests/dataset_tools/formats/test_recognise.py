@@ -90,6 +90,12 @@ def files(folder, contents):
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
         ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
+        ("class-csv", {"labels.csv": "image,label\na.jpg,cat\n", "a.jpg": ""}),
+        ("class-csv", {"train/_classes.csv": "filename,cat,dog\na.jpg,1,0\n", "train/a.jpg": ""}),
+        ("idx", {"train-images-idx3-ubyte": b"\0\0\x08\3" + b"\0\0\0\1" * 3 + b"\0"}),
+        ("cifar", {"test_batch": b"\x80\x02}q\x01U\x0bbatch_labelq\x02U\x01xs."}),
+        ("svhn", {"train_32x32.mat": b"MATLAB 5.0 MAT-file, Platform: GLNXA64"}),
+        ("usps", {"usps.t": "5 1:-1 2:-0.5 \n"}),
         ("hf-folder", {"metadata.csv": "file_name,text\na.jpg,A cat.\n", "a.jpg": ""}),
         ("hf-folder", {"train/metadata.jsonl": '{"file_name": "a.jpg"}\n', "train/a.jpg": ""}),
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
@@ -125,6 +131,8 @@ def test_each_format_is_recognised_from_content_alone(tmp_path, name, contents):
         {"a.txt": "A cat.", "a.jpg": ""},
         {"a.csv": "day,rain\nMonday,2\n"},
         {"config.yaml": "names: [a]\n"},
+        {"a.csv": "image,weight\na.jpg,0.5\n", "a.jpg": ""},
+        {"train": "cat", "test": "dog", "x.mat": b"MATLAB 5.0 MAT-file", "x.parquet": b"PAR1"},
     ],
 )
 def test_other_files_are_of_no_format(tmp_path, contents):
