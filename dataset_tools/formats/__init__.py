@@ -32,6 +32,8 @@ NAMES: dict[str, str] = {
     "darknet": "darknet",
     "cvat": "cvat",
     "cvat-video": "cvat_video",
+    "via": "via",
+    "vott": "vott",
     "csv": "csv_",
     "class-csv": "class_csv",
     "createml": "createml",

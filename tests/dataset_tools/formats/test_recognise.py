@@ -45,6 +45,15 @@ LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}
 
 CVAT = '<annotations><version>1.1</version><meta/><image id="0" name="a.jpg"/></annotations>'
 
+VIA = (
+    '{"a.jpg1": {"filename": "a.jpg", "size": 1, "file_attributes": {}, "regions": '
+    '[{"shape_attributes": {"name": "point", "cx": 1, "cy": 1}, "region_attributes": {}}]}}'
+)
+VOTT = (
+    '{"asset": {"id": "1", "name": "a.jpg", "size": {"width": 1, "height": 1}}, "regions": [], '
+    '"version": "2.2.0"}'
+)
+
 
 def files(folder, contents):
     for name, content in contents.items():
@@ -72,6 +81,12 @@ def files(folder, contents):
         ("labelme", {"a.json": '{"flags": {}, "imageData": "' + "A" * 100_000 + '"}'}),
         ("darknet", {"obj.data": "train = t.txt\nnames = n", "d/a.jpg": "", "d/a.txt": YOLO}),
         ("cvat-video", {"annotations.xml": CVAT.replace("<image", "<track")}),
+        ("via", {"via.json": VIA, "a.jpg": ""}),
+        ("via", {"via.json": f'{{"_via_settings": {{}}, "_via_img_metadata": {VIA}}}'}),
+        ("via", {"via.json": '{"project": {"data_format_version": "3.1.1", "vid_list": []}}'}),
+        ("via", {"via.csv": "filename,file_size,region_shape_attributes,region_attributes\n"}),
+        ("vott", {"1-asset.json": VOTT, "a.jpg": ""}),
+        ("vott", {"x.json": f'{{"securityToken": "", "assets": {{"1": {VOTT}}}}}', "a.jpg": ""}),
         ("cvat", {"annotations.xml": CVAT, "images/a.jpg": ""}),
         ("createml", {"train/_annotations.createml.json": CREATEML, "train/a.jpg": ""}),
         ("csv", {"labels.csv": CSV, "a.jpg": ""}),
