@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dataset_tools.coco import Dataset, image_root, load_coco
+from dataset_tools.coco import Category, Dataset, Image, image_root, load_coco
 from dataset_tools.errors import InputError
 from dataset_tools.files import new_folder
 from dataset_tools.formats import Format, get_format, written_formats
@@ -102,6 +102,35 @@ def split_path(split: str | None, file_name: str) -> str:
     if split is None or split_of_folders(file_name) == SPLIT_NAMES.get(split, split):
         return file_name
     return f"{split}/{file_name}"
+
+
+def joined_categories(datasets: Iterable[Dataset]) -> list[Category]:
+    """Categories of all datasets, each name once, in the order in which they come."""
+    joined: dict[str, Category] = {}
+    for dataset in datasets:
+        for category in dataset.categories:
+            joined.setdefault(category.name, category)
+    return list(joined.values())
+
+
+def distinct_stems(images: Iterable[Image], notes: Notes) -> Iterator[tuple[Image, str]]:
+    """Each image with its file name less the suffix, for formats that name label files so.
+
+    An image of several splits comes once for each, which is noted. InputError if the names of two
+    images differ in the suffix, or in case, only: they would share a label file.
+    """
+    taken: dict[str, str] = {}
+    for image in images:
+        stem = str(PurePosixPath(image.file_name).with_suffix(""))
+        other = taken.get(stem.casefold())
+        if other == image.file_name:
+            notes.suspect("image that is there twice (labelled as the first time)", other)
+        elif other is not None:
+            raise InputError(
+                f"{other} and {image.file_name} would have the same label file. Rename one of them."
+            )
+        taken[stem.casefold()] = image.file_name
+        yield image, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

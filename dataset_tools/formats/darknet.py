@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from dataset_tools.coco import Dataset
 from dataset_tools.errors import InputError
-from dataset_tools.export import place_image
+from dataset_tools.export import distinct_stems, joined_categories, place_image
 from dataset_tools.files import write_text
 from dataset_tools.formats.base import (
     SPLIT_NAMES,
@@ -34,8 +34,6 @@ from dataset_tools.formats.yolo_lines import Item, LabelFinder, Reader, label_of
 from dataset_tools.formats.yolo_write import (
     CROWDS,
     LineWriter,
-    distinct_labels,
-    joined_categories,
     named_splits,
 )
 from dataset_tools.notes import Notes
@@ -102,7 +100,8 @@ def write(
             )
         settings[key] = f"data/{key}.txt"
         listed = []
-        for image, name in distinct_labels(dataset.images, f"obj_{key}_data"):
+        for image, _ in distinct_stems(dataset.images, notes):
+            name = f"obj_{key}_data/{image.file_name}"
             place_image(images, image.file_name, folder / name)
             write_text(folder / label_of(name), "".join(lines.of(image)))
             listed.append(f"data/{name}\n")

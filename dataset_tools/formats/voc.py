@@ -10,6 +10,12 @@ pixel.
 Nothing in the files says which one is meant. Unless `--pixel-origin` does, they are taken as the
 challenge's if one of them names it as its source and no coordinate is 0, else as other tools'
 files.
+
+The challenge's segmentations are PNGs with a palette: SegmentationObject/ says of each pixel which
+of the XML file's objects it belongs to, counted from 1 in their order, SegmentationClass/ of which
+class it is; 255 is void, the border of objects. Class numbers are those of the challenge's twenty,
+or the lines of a labelmap.txt (`name:red,green,blue:parts:actions`, as CVAT writes it; the first is
+the background).
 """
 
 from __future__ import annotations
@@ -35,6 +41,16 @@ from dataset_tools.formats.base import (
     split_of_folders,
 )
 from dataset_tools.formats.reading import DIFFICULT
+from dataset_tools.formats.voc_masks import (
+    NO_PNGS,
+    VOC_CLASSES,
+    Categories,
+    Pngs,
+    find_pngs,
+    read_labelmap,
+    with_masks,
+)
+from dataset_tools.formats.voc_write import write
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.packed import Mapped, PackedStrings
@@ -42,6 +58,7 @@ from dataset_tools.xml_shapes import Shapes, plain_text
 from dataset_tools.xml_tree import Node, parse_xml
 
 FILES_LOOKED_AT = 200
+_ANNOTATIONS = "Annotations"
 _FLAGS = ("difficult", "truncated", "occluded")
 _BOOLEANS = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -50,10 +67,11 @@ _OFFICIAL = re.compile(r"\bVOC ?20\d\d\b|PASCAL VOC", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Item:
-    """One XML file (path relative to the dataset) and the splits that its image belongs to."""
+    """The label files of an image (relative to the dataset), and the splits that it belongs to."""
 
-    label: str
+    label: str  # its XML file, which is not there if only PNGs are
     splits: tuple[str | None, ...]
+    pngs: Pngs = NO_PNGS
 
 
 def plan(
@@ -67,11 +85,18 @@ def plan(
     base = path if path.is_dir() else path.parent
     if base.name.lower() == "annotations":
         base = base.parent  # where the images and the split lists are
-    labels = _label_files(path, base)
+    xml_files = _label_files(path, base)
+    pngs = find_pngs(base) if path.is_dir() else {}
+    labels = xml_files
+    if pngs:
+        known = {_key(label) for label in xml_files}
+        labels = [*xml_files, *(f"{_ANNOTATIONS}/{key}.xml" for key in pngs if key not in known)]
     if not labels:
         raise InputError(f"{path}: no XML file is in it. Give the folder that holds Annotations/.")
     splits, remarks = _splits(base, labels, notes)
-    origin, why = _guess_origin(base, labels) if pixel_origin == "auto" else (int(pixel_origin), "")
+    origin, why = (
+        _guess_origin(base, xml_files) if pixel_origin == "auto" else (int(pixel_origin), "")
+    )
     meaning = (
         "coordinates are pixel numbers from 1, the last one included"
         if origin
@@ -79,11 +104,14 @@ def plan(
     )
     remarks.append(f"{meaning}{why} (--pixel-origin {origin})")
     root = root_of(base, images)
-    reader = _Reader(base, ImageIndex(root), origin, difficult)
+    classes = read_labelmap(base)
+    if pngs:
+        remarks.append(f"masks are from the PNGs of {len(pngs)} images")
     return Plan(
         image_root=root,
-        items=Mapped(_ItemOf(splits), labels),
-        read=reader,
+        items=Mapped(_ItemOf(splits, pngs), labels),
+        read=_Reader(base, ImageIndex(root), origin, difficult, classes or VOC_CLASSES),
+        categories=Categories(classes),
         info={"pixel_origin": origin},
         remarks=remarks,
     )
@@ -92,9 +120,11 @@ def plan(
 @dataclass
 class _ItemOf:
     splits: Mapping[str, tuple[str | None, ...]]
+    pngs: Mapping[str, Pngs]
 
     def __call__(self, label: str) -> Item:
-        return Item(label, self.splits.get(_stem(label)) or (split_of_folders(label),))
+        splits = self.splits.get(label) or (split_of_folders(label),)
+        return Item(label, splits, self.pngs.get(_key(label), NO_PNGS) if self.pngs else NO_PNGS)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -108,6 +138,9 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
             return Evidence(
                 f"{name} is XML with an <annotation> as VOC has it ({len(names)} XML files)"
             )
+    for name in glimpse.with_suffix(".png"):
+        if name.split("/")[-2:-1] == ["SegmentationObject"]:
+            return Evidence(f"{name} is where VOC has the masks of objects")
     return None
 
 
@@ -137,10 +170,14 @@ class _Reader:
     index: ImageIndex
     origin: int
     difficult: str
+    classes: tuple[str, ...]  # of SegmentationClass, from 1
     quick: _QuickReader = field(default_factory=lambda: _QuickReader())
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
         path = os.path.join(self.base, item.label)
+        if item.pngs and not os.path.isfile(path):
+            yield from self._without_xml(item, notes)
+            return
         with open(path, "rb", buffering=0) as file:
             content = file.read()
         label = self.quick.read(content)
@@ -162,8 +199,28 @@ class _Reader:
                 return
             size = image_size(self.index.root / file_name)
         annotations = list(self._annotations(label.objects, path, notes))
+        if item.pngs:
+            pngs = item.pngs.below(self.base)
+            annotations = with_masks(annotations, pngs, size, self.classes, notes)
         for split in item.splits:
             yield Image(file_name, *size, annotations=annotations, split=split, source=path)
+
+    def _without_xml(self, item: Item, notes: Notes) -> Iterator[Image]:
+        """An image of which there are masks only."""
+        pngs = item.pngs.below(self.base)
+        name = self.index.find(_mirrored(item.label, _stem(item.label)), near=item.label)
+        if name is None:
+            notes.suspect("image file that is missing (kept)", str(pngs.objects or pngs.classes))
+        size = image_size((self.index.root / name) if name else (pngs.objects or pngs.classes))
+        annotations = with_masks([], pngs, size, self.classes, notes)
+        for split in item.splits:
+            yield Image(
+                name or f"{_key(item.label)}.jpg",
+                *size,
+                annotations=annotations,
+                split=split,
+                source=str(pngs.objects or pngs.classes),
+            )
 
     def _image_name(self, label: _Label, file: str, notes: Notes) -> tuple[str, bool]:
         """The image called like the label file, as the challenge has it; else that of <filename>;
@@ -173,7 +230,8 @@ class _Reader:
         """
         stem, named = _stem(file), label.named
         named_stem = os.path.splitext(named)[0]
-        own = self.index.find(named if named_stem == stem else stem, near=file)
+        own_name = named if named_stem == stem else stem
+        own = self.index.find(_mirrored(file, own_name), near=file)
         if own is None:
             other = self.index.find(f"{label.folder}/{named}", near=file) if named else None
             return other or named or f"{stem}.jpg", other is not None
@@ -315,10 +373,12 @@ def _label_files(path: Path, base: Path) -> Sequence[str]:
 def _splits(
     base: Path, labels: Sequence[str], notes: Notes
 ) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
-    """Splits of each image's stem, from ImageSets/Main/*.txt; none if there are no lists. Images in
-    no list are in split None."""
+    """Splits of each label, from ImageSets/Main/*.txt, else from ImageSets/Segmentation/*.txt.
+    Images in no list are in split None. A list names images by their path below JPEGImages/,
+    without the suffix, or by their name alone."""
     lists: dict[str, set[str]] = {}
-    for file in sorted(base.glob("**/ImageSets/Main/*.txt")):
+    files = sorted(base.glob("**/ImageSets/Main/*.txt"))
+    for file in files or sorted(base.glob("**/ImageSets/Segmentation/*.txt")):
         names = _split_list(file)
         if names is not None:
             lists.setdefault(file.stem, set()).update(names)
@@ -330,19 +390,26 @@ def _splits(
             del lists[name]
     if not lists:
         return {}, remarks
-    stems = {_stem(label) for label in labels}
+    keys = {_key(label) for label in labels}
+    known = keys | {_stem(label) for label in labels}
     for name, members in lists.items():
-        for member in sorted(members - stems):
+        for member in sorted(members - known):
             notes.drop(
                 "name in a split list that has no XML file", f"{base}: {member!r} in {name}.txt"
             )
+
+    def is_in(label: str, members: set[str]) -> bool:
+        stem = _stem(label)
+        return _key(label) in members or (stem in members and stem not in keys)
+
     found = {
-        stem: tuple(name for name, members in lists.items() if stem in members) or (None,)
-        for stem in stems
+        label: tuple(name for name, members in lists.items() if is_in(label, members)) or (None,)
+        for label in labels
     }
-    for stem, splits in sorted(found.items()):
+    for label, splits in sorted(found.items()):
         if len(splits) > 1:
-            notes.suspect("image in several splits (kept in each)", f"{stem}: {', '.join(splits)}")
+            place = f"{_key(label)}: {', '.join(splits)}"
+            notes.suspect("image in several splits (kept in each)", place)
     return found, remarks
 
 
@@ -362,6 +429,9 @@ def _guess_origin(base: Path, labels: Sequence[str]) -> tuple[int, str]:
             root = parse_xml(base / label)
         except InputError:
             continue  # told when it is this file's turn to be read
+        declared = root.text_of("pixel_origin")
+        if declared in ("0", "1"):
+            return int(declared), f", as {label} says"
         source = root.child("source")
         texts = [child.text for child in source.children] if source else []
         if not any(_OFFICIAL.search(text) for text in texts):
@@ -423,6 +493,20 @@ def _number(node: Node, tag: str, path: str, default: float | None = None) -> fl
     )
 
 
+def _key(label: str) -> str:
+    """What an XML file, its image and its PNGs have in common: the path below Annotations/, without
+    the suffix."""
+    folders = label.split("/")[:-1]
+    places = [place for place, name in enumerate(folders) if name.lower() == "annotations"]
+    return "/".join([*(folders[places[-1] + 1 :] if places else folders), _stem(label)])
+
+
+def _mirrored(label: str, name: str) -> str:
+    """Where the challenge has the image called `name` of an XML file."""
+    folders = _key(label).rpartition("/")[0]
+    return "/".join(["JPEGImages", *([folders] if folders else []), name])
+
+
 def _stem(label: str) -> str:
     name = label.rpartition("/")[2]
     return name[:-4] if name.lower().endswith(".xml") else name
@@ -430,11 +514,11 @@ def _stem(label: str) -> str:
 
 FORMAT = Format(
     name="voc",
-    title="Pascal VOC XML",
-    layout="folder with Annotations/*.xml, JPEGImages/ and, if any, ImageSets/Main/*.txt; "
-    "or XML files beside the images, in train/, valid/, test/ if there are splits",
-    carries=("boxes", "attributes", "splits"),
-    loses="segmentation PNGs of the challenge",
+    title="Pascal VOC (XML, and PNGs of segmentations)",
+    layout="folder with Annotations/*.xml, JPEGImages/ and, if any, ImageSets/Main/*.txt, "
+    "SegmentationObject/*.png, SegmentationClass/*.png; or XML files beside the images",
+    carries=("boxes", "masks", "attributes", "splits"),
+    loses="the void border of segmentations, which belongs to no object",
     recognise=recognise,
     plan=plan,
     conventions="The challenge numbers pixels from 1 and includes the last: (xmin, xmax) becomes "
@@ -452,4 +536,28 @@ FORMAT = Format(
         ),
         DIFFICULT,
     ),
+    write=write,
+    write_options=(
+        Option(
+            "--pixel-origin",
+            "0: corners from 0, as LabelImg has them; 1: pixel numbers from 1, the last included, "
+            "as the challenge has them",
+            default="0",
+            choices=("0", "1"),
+        ),
+        Option(
+            "--numbers",
+            "exact: as they are; whole: rounded, for tools that read nothing else",
+            default="exact",
+            choices=("exact", "whole"),
+        ),
+        Option(
+            "--masks",
+            "PNGs of segmentations: auto: if there are masks",
+            default="auto",
+            choices=("auto", "yes", "no"),
+        ),
+    ),
+    write_loses="keypoints, rotation; polygons become pixels, which belong to one object each; "
+    "crowds become difficult; values of attributes become text",
 )

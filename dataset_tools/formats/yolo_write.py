@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset_tools.coco import Annotation, Category, Dataset, Image, annotation_box
 from dataset_tools.errors import InputError
-from dataset_tools.export import place_image
+from dataset_tools.export import distinct_stems, joined_categories, place_image
 from dataset_tools.files import write_text
 from dataset_tools.formats.base import Option
 from dataset_tools.formats.yolo_lines import label_of
@@ -46,7 +46,8 @@ def write(
     for split, dataset in named_splits(splits, notes).items():
         settings[split] = f"images/{split}"
         (folder / "images" / split).mkdir(parents=True)
-        for image, name in distinct_labels(dataset.images, f"images/{split}"):
+        for image, _ in distinct_stems(dataset.images, notes):
+            name = f"images/{split}/{image.file_name}"
             place_image(images, image.file_name, folder / name)
             write_text(folder / label_of(name), "".join(lines.of(image)))
     settings |= {"task": task, "names": {n: c.name for n, c in enumerate(categories)}}
@@ -62,28 +63,6 @@ def named_splits(splits: Mapping[str | None, Dataset], notes: Notes) -> dict[str
         if UNSPLIT in splits:
             raise InputError(f"There are both images in no split and a split {UNSPLIT}. Join them.")
     return {split or UNSPLIT: dataset for split, dataset in splits.items()}
-
-
-def joined_categories(datasets: Iterable[Dataset]) -> list[Category]:
-    """Categories of all datasets, each name once, in the order in which they come."""
-    joined: dict[str, Category] = {}
-    for dataset in datasets:
-        for category in dataset.categories:
-            joined.setdefault(category.name, category)
-    return list(joined.values())
-
-
-def distinct_labels(images: Sequence[Image], folder: str) -> Iterator[tuple[Image, str]]:
-    """Each image and its path in `folder`. InputError if two would share a label file."""
-    taken: dict[str, str] = {}
-    for image in images:
-        label = label_of(f"{folder}/{image.file_name}").casefold()
-        other = taken.setdefault(label, image.file_name)
-        if other is not image.file_name:
-            raise InputError(
-                f"{other} and {image.file_name} would have the same label file. Rename one of them."
-            )
-        yield image, f"{folder}/{image.file_name}"
 
 
 @dataclass

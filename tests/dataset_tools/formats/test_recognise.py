@@ -70,6 +70,7 @@ def files(folder, contents):
         ("voc", {"Annotations/a.xml": VOC, "JPEGImages/a.jpg": ""}),
         ("voc", {"a.xml": b"\xef\xbb\xbf" + VOC.encode(), "a.jpg": ""}),
         ("voc", {"a.xml": VOC.encode("utf-16")}),
+        ("voc", {"SegmentationObject/a.png": "", "SegmentationClass/a.png": ""}),
         ("voc", {"a.xml": VOC.replace("<", "<v:").replace("<v:/", "</v:")}),
         ("coco", {"annotations/instances_train2017.json": COCO, "train2017/a.jpg": ""}),
         ("coco", {"labels.json": b"\xef\xbb\xbf" + COCO.encode(), "package.json": '{"name": "x"}'}),
