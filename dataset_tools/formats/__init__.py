@@ -61,6 +61,7 @@ NAMES: dict[str, str] = {
     "widerface": "widerface",
     "crowdhuman": "crowdhuman",
     "bdd100k": "bdd100k",
+    "cityscapes": "cityscapes",
 }
 
 

@@ -36,6 +36,7 @@ BDD = (
     '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 2,'
     ' "y2": 2}}]}]'
 )
+CITYSCAPES = '{"imgHeight": 10, "imgWidth": 20, "objects": [{"label": "car", "polygon": []}]}'
 OPEN_IMAGES = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
     "IsDepiction,IsInside\na,xclick,/m/x,1,0.1,0.2,0.1,0.2,0,0,0,0,0\n"
@@ -126,6 +127,10 @@ def files(folder, contents):
         ("widerface", {"x_bbx_gt.txt": "0--P/a.jpg\n1\n3 2 5 4 2 0 1 0 1 0 \n", "a.jpg": ""}),
         ("crowdhuman", {"a.odgt": '{"ID": "1,a", "gtboxes": []}\n', "Images/1,a.jpg": ""}),
         ("bdd100k", {"det_train.json": BDD, "a.jpg": ""}),
+        (
+            "cityscapes",
+            {"gtFine/val/a/a_gtFine_polygons.json": CITYSCAPES, "a_leftImg8bit.png": ""},
+        ),
         ("openimages", {"x-bbox.csv": OPEN_IMAGES, "c.csv": "/m/x,Cat\n", "train/a.jpg": ""}),
     ],
 )
