@@ -276,7 +276,7 @@ def _inside(folder: Path, name: str) -> Path:
     """The file of that name in the folder, or of its last part where it would lead out of it."""
     path = Path(name.replace("\\", "/"))
     plain = not path.is_absolute() and ".." not in path.parts
-    return folder / path if plain and (folder / path).is_file() else folder / path.name
+    return folder / path if plain and os.path.isfile(folder / path) else folder / path.name
 
 
 def _is_panoptic(content: Any) -> bool:

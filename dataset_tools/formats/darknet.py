@@ -11,6 +11,7 @@ and so on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -144,7 +145,7 @@ def _found(root: Path, name: str) -> Path | None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     for start in range(len(parts)):
         kept = parts[start:]
-        if ".." not in kept and kept[0] != "/" and (root.joinpath(*kept)).is_file():
+        if ".." not in kept and kept[0] != "/" and os.path.isfile(root.joinpath(*kept)):
             return root.joinpath(*kept)
     return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class _Reader:
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
         file = self.root / item.image
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise InputError(f"{item.place}: the image {item.image} is not in {self.root}.")
         split = split_of_folders(item.image)
         image = Image(item.image, *image_size(file), split=split, source=item.place)

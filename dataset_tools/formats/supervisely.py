@@ -18,7 +18,6 @@ By Supervisely's documentation of its annotation format and its SDK:
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import zlib
 from collections.abc import Iterator
@@ -263,7 +262,7 @@ def _decode_bitmap(data: str, place: str) -> np.ndarray:
                 return np.asarray(image.getchannel("A")) > 0
             # Of a palette the colours count, as OpenCV and the SDK see them.
             return np.asarray(image.convert("RGB")).any(axis=-1)
-    except (binascii.Error, zlib.error, OSError, SyntaxError, ValueError) as fault:
+    except (zlib.error, OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as fault:
         raise InputError(f"{place}: the bitmap's data cannot be read: {fault}.") from fault
 
 

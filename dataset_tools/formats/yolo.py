@@ -308,7 +308,7 @@ def _files_of_yaml(
     for split in (*SPLITS, *others):
         entries = content.get(split) or []
         for entry in entries if isinstance(entries, list) else [entries]:
-            if split in others and not (isinstance(entry, str) and (root / entry).is_dir()):
+            if split in others and not (isinstance(entry, str) and os.path.isdir(root / entry)):
                 continue
             files = _files_of_entry(root, str(entry).replace("\\", "/"))
             if not files and "roboflow" in content:

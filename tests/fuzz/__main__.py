@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from dataset_tools.formats import NAMES
-from tests.fuzz.fixtures import Fixture, harvest_fixtures, make_fixtures
+from tests.fuzz.fixtures import Fixture, make_fixtures
 from tests.fuzz.trial import Trial, run_trial
 
 MEMORY = 8 * 2**30  # bytes of address space: a bomb is to burst here, not in the machine
@@ -41,9 +41,7 @@ def main() -> int:
     faults: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
         by_format: dict[str, list[Fixture]] = {}
-        fixtures = make_fixtures(Path(folder) / "fixtures", args.formats)
-        if args.harvest:
-            fixtures += harvest_fixtures(Path(folder) / "harvest", args.formats)
+        fixtures = make_fixtures(Path(folder), args.formats or tuple(NAMES), args.harvest)
         for fixture in fixtures:
             by_format.setdefault(fixture.format, []).append(fixture)
         for number in range(args.cases):

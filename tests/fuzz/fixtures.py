@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,41 +37,48 @@ class Fixture:
     folder: Path
 
 
-def make_fixtures(folder: Path, formats: list[str] | None = None) -> list[Fixture]:
+def make_fixtures(
+    folder: Path, formats: Sequence[str] = tuple(NAMES), harvest: bool = False
+) -> list[Fixture]:
     """Those by which formats are recognised, and what our own writers write.
 
-    KeyError if there is none for one of the formats.
+    With `harvest` all that the readers' own tests read, too; without it that of those formats
+    which have none of the others. KeyError if a format has none at all.
     """
     for number, (_, make) in enumerate(PACKED):
         (folder / "packed").mkdir(parents=True, exist_ok=True)
         make(folder / "packed" / str(number))
     found = [
         *(Fixture(name, folder / "packed" / str(i)) for i, (name, _) in enumerate(PACKED)),
-        *_recognised(folder / "recognised", formats or list(NAMES)),
-        *_written(folder / "written", formats or list(NAMES)),
+        *_recognised(folder / "recognised", formats),
+        *_written(folder / "written", formats),
     ]
-    found = [fixture for fixture in found if fixture.format in (formats or NAMES)]
-    missing = set(formats or NAMES) - {fixture.format for fixture in found}
+    found = [fixture for fixture in found if fixture.format in formats]
+    have = {fixture.format for fixture in found}
+    found += _harvested(folder / "harvest", [n for n in formats if harvest or n not in have])
+    missing = set(formats) - {fixture.format for fixture in found}
     if missing:
         raise KeyError(f"no fixture for {', '.join(sorted(missing))}: add one to {__file__}")
     return found
 
 
-def harvest_fixtures(folder: Path, formats: list[str] | None = None) -> list[Fixture]:
-    """All that the readers' own tests read: run them once, which takes a minute or two."""
+def _harvested(folder: Path, formats: Sequence[str]) -> list[Fixture]:
+    """What tests of the formats read: they are run once, which takes a minute or two for all."""
     tests = Path(test_recognise.__file__).parent
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "tests.fuzz.harvest", str(tests)],
-        env={**os.environ, "FUZZ_HARVEST": str(folder)},
-        stdout=subprocess.DEVNULL,
-        check=False,  # whether they pass is not the question here
-    )
+    modules = {NAMES[name].strip("_").rpartition(".")[2] for name in formats}
+    files = sorted(str(file) for m in modules for file in tests.glob(f"test_{m}*.py"))
+    if files:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "tests.fuzz.harvest", *files],
+            env={**os.environ, "FUZZ_HARVEST": str(folder)},
+            stdout=subprocess.DEVNULL,
+            check=False,  # whether they pass is not the question here
+        )
     places = sorted(folder.glob("*/*"))
-    found = [Fixture(place.parent.name, place) for place in places]
-    return [fixture for fixture in found if fixture.format in (formats or NAMES)]
+    return [Fixture(p.parent.name, p) for p in places if p.parent.name in formats]
 
 
-def _recognised(folder: Path, formats: list[str]) -> Iterator[Fixture]:
+def _recognised(folder: Path, formats: Sequence[str]) -> Iterator[Fixture]:
     test = test_recognise.test_each_format_is_recognised_from_content_alone
     marks = [mark for mark in test.pytestmark if mark.name == "parametrize"]
     cases = [getattr(case, "values", case) for mark in marks for case in mark.args[1]]
@@ -83,7 +90,7 @@ def _recognised(folder: Path, formats: list[str]) -> Iterator[Fixture]:
             yield Fixture(name, place)
 
 
-def _written(folder: Path, formats: list[str]) -> Iterator[Fixture]:
+def _written(folder: Path, formats: Sequence[str]) -> Iterator[Fixture]:
     shapes = make_shapes(folder / "shapes", num_images=3, size=(24, 32))
     for name in formats:
         if get_format(name).write is None:
