@@ -396,3 +396,29 @@ def test_the_interface_keeps_the_order_of_categories_and_splits_their_names(tmp_
         "val": ["val.jpg"],
     }
     assert list(conversion.files["train"].per_category) == ["z", "b"]
+
+
+def test_what_label_studio_cannot_hold_is_counted(tmp_path):
+    from dataset_tools.coco import Annotation, Category, Image, whole_image, write_coco
+    from dataset_tools.export import export_dataset
+    from dataset_tools.shapes import points_annotation
+
+    label = whole_image("a", 20, 10)
+    label.attributes["sure"] = True
+    annotations = [
+        points_annotation("a", [1, 2, 3, 4], "line"),
+        Annotation("a", None, keypoints=[1, 2, 2]),
+        Annotation("a", (1, 1, 3, 3), keypoints=[1, 2, 2]),
+        label,
+    ]
+    write_coco(tmp_path / "all.json", [Image("a b.jpg", 20, 10, annotations)], [Category("a")], {})
+    export = export_dataset(
+        "label-studio", {None: tmp_path / "all.json"}, tmp_path / "there", prefix="photos/"
+    )
+    assert {note.kind: note.count for note in export.notes.dropped.values()} == {
+        "line": 1,
+        "key point without a name": 2,
+        "attributes of a whole image's label": 1,
+    }
+    (entry,) = json.loads((tmp_path / "there/all.json").read_text())
+    assert entry["data"] == {"image": "/data/local-files/?d=photos/a%20b.jpg"}
