@@ -186,7 +186,7 @@ def _numbers(file: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with Pillow.open(file) as png:
             mode, numbers = png.mode, np.asarray(png)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{file}: cannot be read as an image: {error}") from error
     if mode not in ("P", "L", "1"):
         raise InputError(

@@ -106,6 +106,8 @@ def files(folder, contents):
         ("label-studio", {"min.json": LABEL_STUDIO_MIN.encode("utf-16")}),
         ("masks", {"x/images/x.png": "", "x/masks/1.png": ""}),
         ("masks", {"images/x.jpg": "", "masks/x/1.png": ""}),
+        ("masks", {"images/y/x.jpg": "", "masks/y/x.png": ""}),
+        ("masks", {"train/images/x.jpg": "", "train/class_masks/cat/x.png": ""}),
         ("imagefolder", {"cat/1.jpg": "", "dog/a/1.png": "", "README.md": "Cats."}),
         ("class-csv", {"labels.csv": "image,label\na.jpg,cat\n", "a.jpg": ""}),
         ("class-csv", {"train/_classes.csv": "filename,cat,dog\na.jpg,1,0\n", "train/a.jpg": ""}),

@@ -123,6 +123,28 @@ TRIPS = [
     ),
     *(
         Trip(
+            "masks",
+            datasets(
+                ["rle"],
+                splits=splits,
+                overlaps=False,
+                names=PLAIN_NAMES if classes == "folders" else st.just("object"),
+                categories=(1, 3) if classes == "folders" else (1, 1),
+            ).filter(lambda drawn: any(i.annotations for d in drawn.values() for i in d.images)),
+            write={"style": style, "classes": classes},
+            file_name=lambda name, split: f"{split}/images/{name}" if split else f"images/{name}",
+            categories="used" if classes == "folders" else "all",
+            any_order=True,
+        )
+        for style, classes, splits in (
+            ("files", "folders", TRAIN_VAL),
+            ("indexed", "none", (None,)),
+            ("id16", "folders", (None,)),
+            ("rgb", "none", TRAIN_VAL),
+        )
+    ),
+    *(
+        Trip(
             "yolo",
             datasets(kinds, splits=splits),
             write={"task": task},
