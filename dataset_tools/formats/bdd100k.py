@@ -26,7 +26,7 @@ from dataset_tools.formats.base import (
     root_of,
     split_of_folders,
 )
-from dataset_tools.formats.reading import find_image, note_empty, split_of_name
+from dataset_tools.formats.reading import find_image, leads_out, mapping, note_empty, split_of_name
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.rle import Box, polygons_box
@@ -92,7 +92,7 @@ class _Reader:
             place = f"{item.place}.labels[{number}]"
             try:
                 annotation = self._annotation(label, place, notes)
-            except (ValueError, TypeError, KeyError) as fault:
+            except (ValueError, TypeError, LookupError, AttributeError) as fault:
                 raise InputError(f"{place}: {fault}. Mend or remove the label.") from fault
             if annotation is not None:
                 image.annotations.append(annotation)
@@ -104,17 +104,17 @@ class _Reader:
         video = frame.get("videoName") or frame.get("video_name")
         if video:
             name = f"{video}/{name}"
-        size = frame.get("size") or {}
-        known = (size.get("width"), size.get("height")) if size else item.size
+        known = _size(frame.get("size"), f"{item.place}.size") or item.size
         near = f"{item.split}/"
         if known and self.index.find(name, near=near) is None:
             notes.suspect("image file that is missing (kept)", f"{item.place}: {name}")
+            name = name.rpartition("/")[2] if leads_out(name) else name
             image = Image(name, *known, split=item.split, source=item.place)
         else:
             image = find_image(self.index, name, near, item.place, notes, item.split)
         if image is None:
             return None
-        image.attributes = dict(frame.get("attributes") or {})
+        image.attributes = dict(mapping(frame.get("attributes"), f"{item.place}.attributes"))
         if frame.get("timestamp") is not None:
             image.attributes["timestamp"] = frame["timestamp"]
         if video:
@@ -127,6 +127,7 @@ class _Reader:
         if not isinstance(label, dict) or not isinstance(label.get("category"), str):
             raise ValueError("the label has no category")
         category = label["category"]
+        attributes = mapping(label.get("attributes"), f"{place}.attributes")
         shape = next((key for key in _KEYS if label.get(key)), None)
         if category.partition("/")[0] in _NO_OBJECTS:
             notes.drop(f"{category.partition('/')[0]}, which is no object", place)
@@ -150,8 +151,8 @@ class _Reader:
             category,
             box,
             segmentation,
-            iscrowd=bool((label.get("attributes") or {}).get("crowd")),
-            attributes=_attributes(label),
+            iscrowd=bool(attributes.get("crowd")),
+            attributes=_attributes(label, attributes),
             source=place,
         )
 
@@ -161,9 +162,8 @@ class _Reader:
         return (left, top, right + self.last, bottom + self.last)
 
 
-def _attributes(label: dict[str, Any]) -> dict[str, Any]:
-    attributes = dict(label.get("attributes") or {})
-    attributes.pop("crowd", None)
+def _attributes(label: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    attributes = {key: value for key, value in own.items() if key != "crowd"}
     if label.get("id") is not None:
         attributes["track_id"] = label["id"]
     if label.get("score") is not None:
@@ -226,8 +226,8 @@ def _items(file: Path, name: str) -> Iterator[Item]:
         objects = [label for frame in content["frames"] for label in frame.get("objects") or []]
         content = [{**content, "labels": objects}]
     elif isinstance(content, dict):
-        recorded = (content.get("config") or {}).get("imageSize") or {}
-        size = (recorded["width"], recorded["height"]) if recorded else None
+        config = mapping(content.get("config"), f"{file}: config")
+        size = _size(config.get("imageSize"), f"{file}: config.imageSize")
         content = content.get("frames")
     if not isinstance(content, list):
         raise InputError(f"{file}: neither a list of frames nor an object with such.")
@@ -236,6 +236,17 @@ def _items(file: Path, name: str) -> Iterator[Item]:
         if not isinstance(frame, dict) or not isinstance(frame.get("name"), str):
             raise InputError(f"{file}: frames[{number}] has no name.")
         yield Item(frame, f"{file}: frames[{number}]", split, size)
+
+
+def _size(value: Any, where: str) -> tuple[int, int] | None:
+    """Width and height, None if they are not said."""
+    size = mapping(value, where)
+    if not size:
+        return None
+    width, height = size.get("width"), size.get("height")
+    if type(width) is not int or type(height) is not int:
+        raise InputError(f"{where}: width and height are not whole numbers.")
+    return width, height
 
 
 def _is_first_release(content: dict[str, Any]) -> bool:

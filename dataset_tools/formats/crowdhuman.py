@@ -19,7 +19,7 @@ from typing import Any
 from dataset_tools.coco import Annotation, Image, read_box
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, root_of
-from dataset_tools.formats.reading import find_image, note_empty, split_of_name
+from dataset_tools.formats.reading import find_image, mapping, note_empty, split_of_name
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.notes import Notes
 
@@ -89,7 +89,8 @@ class _Reader:
         if box is None:
             notes.drop(f"object without {key}", place)
             return None
-        extra = labels.get("head_attr" if self.box == "head" else "extra") or {}
+        about = "head_attr" if self.box == "head" else "extra"
+        extra = mapping(labels.get(about), f"{place}: {about}")
         mask = labels.get("tag") == "mask"
         ignored = mask or bool(extra.get("ignore"))
         others = {name: labels[name] for name in BOXES.values() if name != key and name in labels}

@@ -23,6 +23,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, read_text, root_of
 from dataset_tools.formats.reading import (
     are_numbers,
+    leads_out,
     note_empty,
     number,
     numbered_lines,
@@ -173,6 +174,8 @@ def _sequence(base: Path, name: str) -> Sequence:
     try:
         parser.read_string(read_text(file), str(file))
         section = parser["Sequence"]
+        if leads_out(section.get("imDir", "img1")) or "/" in section.get("imExt", ""):
+            raise ValueError("imDir or imExt leads out of the sequence's folder")
         return Sequence(
             folder=name.removesuffix(INFO_FILE).rstrip("/"),
             name=section["name"],

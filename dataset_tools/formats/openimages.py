@@ -387,6 +387,8 @@ def _parents(base: Path) -> dict[str, tuple[str, ...]]:
         mid = node["LabelName"]
         if above is not None and above not in parents[mid]:
             parents[mid].append(above)
+        if not all(isinstance(node.get(key, []), list) for key in ("Subcategory", "Part")):
+            raise InputError(f"{file}: Subcategory or Part of {mid} is not a list.")
         for child in node.get("Subcategory", ()):
             # The root, Entity, is what everything is.
             walk(child, file, mid if root is not node else None)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dataset_tools.coco import Annotation, Box, Image
 from dataset_tools.errors import InputError
@@ -65,6 +66,15 @@ def whole(word: str, place: str) -> int:
     return int(value)
 
 
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """An object of JSON, {} for null. InputError if it is something else."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}, not an object in braces.")
+    return value
+
+
 def are_numbers(words: Iterable[str]) -> bool:
     """Whether all `words` are finite numbers."""
     try:
@@ -93,6 +103,12 @@ def find_image(
         notes.drop("labels whose image is not there", f"{source}: {name}")
         return None
     return Image(found, *image_size(index.root / found), split=split, source=source)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path in labels would leave the folder that it starts from."""
+    parts = name.replace("\\", "/").split("/")
+    return not parts[0] or ":" in parts[0] or ".." in parts
 
 
 def note_unlabelled(index: ImageIndex, labels: Iterable[str], notes: Notes) -> None:

@@ -84,7 +84,7 @@ def test_scalabel_with_sizes_videos_and_masks(tmp_path):
     mask[2:5, 3:9] = True
     label = {"id": "1", "category": "car", "rle": encode_mask(mask), "score": 0.5}
     content = {
-        "frames": [frame(label, videoName="v1", frameIndex=4), frame(name="gone.jpg")],
+        "frames": [frame(label, videoName="v1", frameIndex=4), frame(name="../../gone.jpg")],
         "config": {"imageSize": {"width": 20, "height": 10}},
     }
     source = bdd(tmp_path / "in", content)
@@ -95,7 +95,7 @@ def test_scalabel_with_sizes_videos_and_masks(tmp_path):
     assert entry["attributes"] == {"track_id": "1", "score": 0.5}
     assert image["entry"]["attributes"]["video"] == "v1"
     assert image["entry"]["attributes"]["frame"] == 4
-    assert splits["train"]["gone.jpg"]["size"] == (20, 10)
+    assert splits["train"]["gone.jpg"]["size"] == (20, 10)  # not ../../gone.jpg
     (note,) = conversion.notes.suspicious.values()
     assert note.kind == "image file that is missing (kept)"
 
@@ -117,6 +117,10 @@ def test_the_first_release_has_a_file_for_each_image(tmp_path):
     [
         ([{"labels": []}], r"det_train\.json: frames\[0\] has no name"),
         ({"frames": 3}, "neither a list of frames"),
+        ([frame(BOX, size=[1, 2])], r"frames\[0\]\.size is \[1, 2\], not an object"),
+        ([frame(BOX, size={"width": 2})], "width and height are not whole numbers"),
+        ([frame(BOX | {"attributes": 3})], r"labels\[0\]\.attributes is 3"),
+        ([frame(BOX | {"category": "car", "box2d": 4})], r"labels\[0\]: "),
         ([frame({"box2d": {}})], r"frames\[0\]\.labels\[0\]: the label has no category"),
         ([frame(BOX | {"box2d": {"x1": 1}})], r"labels\[0\]: 'y1'"),
         ([frame({"category": "a", "poly2d": [{"vertices": [[1, 2]], "types": "LL"}]})], "types"),

@@ -67,6 +67,7 @@ def test_the_other_boxes(tmp_path, box, name, expected, crowd):
         ([PERSON], '{"ID": "x"', r"train\.odgt:3: not valid JSON"),
         ([PERSON], '{"id": "x"}', r"train\.odgt:3: there is no ID"),
         ([PERSON, PERSON | {"fbox": [1, 2]}], "", r"odgt:1 gtboxes\[1\]: fbox has a bbox"),
+        ([PERSON | {"extra": 3}], "", r"gtboxes\[0\]: extra is 3, not an object"),
         ([[1]], "", r"gtboxes\[0\] is not an object"),
     ],
 )

@@ -85,8 +85,17 @@ def test_broken_lines_are_named(tmp_path, truth, message):
         converted("mot", mot(tmp_path / "in", truth), tmp_path / "out")
 
 
-def test_a_broken_description(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[Sequence]\nname=x\nimWidth=2\n",
+        "name=x\n",
+        INFO.replace("img1", "../../../elsewhere"),
+        INFO.replace("img1", "/etc"),
+    ],
+)
+def test_a_broken_description(tmp_path, content):
     source = mot(tmp_path / "in")
-    text(source / "MOT17/train/MOT17-02-FRCNN/seqinfo.ini", "[Sequence]\nname=x\nimWidth=2\n")
+    text(source / "MOT17/train/MOT17-02-FRCNN/seqinfo.ini", content)
     with pytest.raises(InputError, match=r"seqinfo\.ini: not a sequence's description"):
         converted("mot", source, tmp_path / "out")

@@ -162,3 +162,6 @@ def test_a_folder_without_boxes_and_a_broken_hierarchy(tmp_path):
     text(source / "bbox_labels_600_hierarchy.json", '{"LabelName": "/m/x", "Subcategory": [{}]}')
     with pytest.raises(InputError, match="has no LabelName"):
         converted("openimages", source, tmp_path / "out")
+    text(source / "bbox_labels_600_hierarchy.json", '{"LabelName": "/m/x", "Part": 3}')
+    with pytest.raises(InputError, match="is not a list"):
+        converted("openimages", source, tmp_path / "out")
