@@ -103,9 +103,11 @@ def write(
     """Image files as they are called, and a metadata.jsonl for each split."""
     for split, dataset in splits.items():
         base = folder / split_folder(split) if split else folder
-        rows = []
-        for image in dataset.images:
-            row = row_of(image, notes)
+        lines = []
+        rows = [row_of(image, notes) for image in dataset.images]
+        # A column is of one type, text or lists of it, or other readers cannot take it.
+        single = all(len(row["text"]) <= 1 for row in rows)
+        for image, row in zip(dataset.images, rows, strict=True):
             objects = row["objects"]
             line: dict[str, Any] = {"file_name": image.file_name}
             if objects["bbox"] or not row["labels"]:
@@ -113,11 +115,11 @@ def write(
             if row["labels"]:
                 line["labels"] = row["labels"]
             if row["text"]:
-                line["text"] = row["text"][0] if len(row["text"]) == 1 else row["text"]
-            rows.append(json.dumps(line, ensure_ascii=False, allow_nan=False))
+                line["text"] = row["text"][0] if single else row["text"]
+            lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False))
             place_image(images, image.file_name, base / image.file_name)
         base.mkdir(parents=True, exist_ok=True)
-        content = "".join(f"{row}\n" for row in rows)
+        content = "".join(f"{line}\n" for line in lines)
         (base / METADATA[0]).write_bytes(content.encode("utf-8"))
         used = {entry.category for image in dataset.images for entry in image.annotations}
         for category in dataset.categories:

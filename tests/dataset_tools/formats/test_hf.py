@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.coco import annotation_area, load_coco
+from dataset_tools.coco import Dataset, Image, annotation_area, load_coco
 from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.formats import recognise
@@ -276,6 +276,18 @@ def content_of(paths, with_areas):
             for image in load_coco(path).images
         )
     return found
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_captions_of_a_folder_are_all_texts_or_all_lists(tmp_path, many):
+    splits = {None: Dataset([Image(f"{i}.jpg", 20, 10, id=i) for i in (1, 2)], [])}
+    first, second = splits[None].images
+    first.attributes["captions"] = ["one"]
+    second.attributes["captions"] = ["two", "three"][: 1 + many]
+    export_dataset("hf-folder", save(splits, tmp_path), tmp_path / "out")
+    lines = (tmp_path / "out/metadata.jsonl").read_text().splitlines()
+    expected = [["one"], ["two", "three"]] if many else ["one", "two"]
+    assert [json.loads(line)["text"] for line in lines] == expected
 
 
 @pytest.mark.parametrize("name", ["hf-folder", "hf-parquet"])
