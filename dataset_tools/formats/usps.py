@@ -32,7 +32,7 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
     """Plan to read one of the files, or those in a folder that are called usps."""
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _NAME.fullmatch(file.name))
+        files = sorted(f for f in path.iterdir() if _NAME.fullmatch(f.name) and f.is_file())
     sources: dict[str | None, Source] = {}
     for file in files:
         for split, group in _parts(file):

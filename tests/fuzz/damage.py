@@ -15,6 +15,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -172,7 +174,7 @@ def json_value(folder: Path, random: Random) -> str | None:
         holder, key = random.choice(places)
         action = random.random()
         if action < 0.7:
-            holder[key] = random.choice(VALUES)
+            holder[key] = deepcopy(random.choice(VALUES))
         elif action < 0.85:
             del holder[key]
         elif isinstance(holder, list):
@@ -290,7 +292,7 @@ def archive(folder: Path, random: Random) -> str | None:
             with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
                 old = random.choice(file.namelist())
                 name = random.choice((*names, old))
-                file.writestr(name, random.choice((b"{}", bytes(100_000_000), file.read(old))))
+                file.writestr(name, random.choice((b"{}", bytes(30_000_000), file.read(old))))
             return f"{path.name}: member {name!r}"
         with tarfile.open(path) as file:
             members = [(member, file.extractfile(member)) for member in file.getmembers()]
@@ -341,7 +343,11 @@ def do_damage(folder: Path, random: Random) -> list[str]:
         kind = random.choice(KINDS)
         try:
             done = kind(folder, random)
-        except OSError:  # damage to what was damaged before: a name too long, a link there twice
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ):  # damage to what was damaged before: a name too long, a link there twice
             continue
         if done:
             told.append(f"{kind.__name__}: {done}")
@@ -401,6 +407,7 @@ def _write(path: Path | None, content: bytes) -> str | None:
     return path.name
 
 
+@cache
 def _png(width: int, height: int) -> bytes:
     """A PNG of few bytes that says it is that large."""
 
