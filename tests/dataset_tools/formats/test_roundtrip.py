@@ -21,9 +21,18 @@ from dataset_tools.convert import convert_dataset
 from dataset_tools.export import export_dataset
 from dataset_tools.formats import written_formats
 from dataset_tools.rle import decode_mask
-from tests.dataset_tools.datasets import ATTRIBUTES, PLAIN_NAMES, Splits, datasets, save
+from tests.dataset_tools.datasets import (
+    ATTRIBUTES,
+    FILE_NAMES,
+    FLAT_FILE_NAMES,
+    PLAIN_NAMES,
+    Splits,
+    datasets,
+    save,
+)
 
-EXAMPLES = 12
+EXAMPLES = 8
+PHASES = set(Phase) - {Phase.explain}
 TRAIN_VAL = ("train", "val")
 _DARKNET = {None: "train", "val": "valid"}
 
@@ -53,6 +62,13 @@ class Trip:
 
 def in_split(name: str, split: str | None) -> str:
     return f"{split or 'all'}/{name}"
+
+
+def beside(pattern: str, unsplit: str) -> Callable[[str, str | None], str]:
+    """File names by split, and without one."""
+    return lambda name, split: (pattern if split else unsplit).format(
+        name=name, split=split, long={"val": "validation"}.get(split, split)
+    )
 
 
 def in_images(name: str, split: str | None) -> str:
@@ -168,16 +184,115 @@ TRIPS = [
         )
         for splits in ((None,), ("train", "val", "test"))
     ),
+    *(
+        Trip(
+            name,
+            datasets(kinds, splits=splits, **contents),
+            file_name=beside(pattern, unsplit),
+            label="-".join(map(str, splits)),
+            **more,
+        )
+        for name, kinds, pattern, unsplit, contents, more in (
+            ("labelme", ["box", "polygon"], "{split}/{name}", "{name}", {}, {"categories": "used"}),
+            (
+                "cvat",
+                ["box", "polygon", "rle"],
+                "images/{split}/{name}",
+                "images/{name}",
+                {"file_names": FILE_NAMES.filter(lambda name: not name.startswith("images/"))},
+                {},
+            ),
+            (
+                "createml",
+                ["box"],
+                "{split}/{name}",
+                "{name}",
+                {},
+                {"categories": "used"},
+            ),
+            (
+                "label-studio",
+                ["box", "polygon", "rle"],
+                "{name}",
+                "{name}",
+                {},
+                {"read": {"images": "{out}/../photos"}, "tolerance": 1e-3},
+            ),
+            (
+                "supervisely",
+                ["box", "polygon", "rle"],
+                "{split}/img/{name}",
+                "dataset/img/{name}",
+                {"file_names": FLAT_FILE_NAMES},
+                {},
+            ),
+            (
+                "datumaro",
+                ["box", "polygon", "rle"],
+                "images/{split}/{name}",
+                "images/default/{name}",
+                {"attributes": ATTRIBUTES},
+                {},
+            ),
+            (
+                "imagefolder",
+                ["label"],
+                "{split}/cat/{name}",
+                "cat/{name}",
+                {
+                    "file_names": FLAT_FILE_NAMES,
+                    "names": st.just("cat"),
+                    "categories": (1, 1),
+                    "objects_per_image": (1, 1),
+                },
+                {"categories": "used"},
+            ),
+            (
+                "lvis",
+                ["box", "polygon", "rle"],
+                "{split}/{name}",
+                "all/{name}",
+                {"attributes": ATTRIBUTES},
+                {},
+            ),
+            (
+                "hf-folder",
+                ["box"],
+                "{long}/{name}",
+                "{name}",
+                {},
+                {"categories": "used", "told": False},
+            ),
+            ("hf-parquet", ["box"], "{split}/{name}", "{name}", {}, {}),
+            (
+                "dota",
+                ["rotated"],
+                "{split}/images/{name}",
+                "images/{name}",
+                {"names": PLAIN_NAMES.filter(lambda name: " " not in name)},
+                {
+                    "categories": "used",
+                    "added": frozenset({"difficult"}),
+                    "tolerance": 1e-3,
+                    "angle_tolerance": 1e-2,
+                },
+            ),
+        )
+        for splits in ((None,), TRAIN_VAL)
+    ),
 ]
 
 
 def test_every_written_format_takes_a_trip():
-    assert {trip.format for trip in TRIPS} <= set(written_formats())
+    travelled = {trip.format for trip in TRIPS}
+    assert travelled <= set(written_formats())
+    if missing := sorted(set(written_formats()) - travelled):
+        pytest.skip(f"no trip in TRIPS yet: {', '.join(missing)}")
 
 
 @pytest.mark.parametrize("trip", TRIPS, ids=str)
 def test_what_was_written_is_read(trip, tmp_path_factory):
-    @settings(max_examples=EXAMPLES, deadline=None, phases=set(Phase) - {Phase.explain})
+    @settings(max_examples=EXAMPLES, deadline=None, phases=PHASES)
     @given(trip.contents)
     def there_and_back(before):
         compare(before, travel(trip, before, tmp_path_factory.mktemp("trip")), trip)
