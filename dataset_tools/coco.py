@@ -333,6 +333,19 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: cannot be read as JSON: {error}.") from error
 
 
+def read_info(path: str | Path) -> dict[str, Any]:
+    """The "info" of a COCO file, without making anything of the rest; {} if it has none."""
+    import msgspec
+
+    top = msgspec.defstruct("Top", [("info", Any, None)])
+    try:
+        info = msgspec.json.decode(Path(path).read_bytes(), type=top).info
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        content = read_json(path)  # knows more encodings, and what is wrong
+        info = content.get("info") if isinstance(content, dict) else None
+    return info if isinstance(info, dict) else {}
+
+
 def decode_json(content: bytes) -> Any:
     """The value of JSON text in any encoding; the errors are those of `json.loads`."""
     import msgspec

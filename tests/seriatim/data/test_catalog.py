@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from detectron2.structures import BoxMode
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
 from seriatim.data.catalog import dataset_facts, register_datasets
+from seriatim.data.packed import PackedDataset
 
 
 def register(*entries):
@@ -320,3 +323,56 @@ def test_semantic(panoptic_entries, caplog):
 def test_panoptic_that_is_wrong(panoptic_entries, entry):
     e = panoptic_entries["standard"]
     assert "not a panoptic COCO file" in complaint({**e, "PANOPTIC_JSON": entry()["JSON"]})
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_records_equal_detectron2s_key_by_key(entry, rle):
+    """To the type; our boxes are floats always, for Detectron2 would truncate moved whole ones."""
+
+    def change(content):
+        first = content["annotations"][0]
+        first["segmentation"] = [[1, 2, 7.5, 2, 7, 9, 1e1, 0], [3, 3, 4, 4], [0, 0, 5, 0, 5, 5.25]]
+        content["images"].reverse()
+
+    e = edit(entry(rle=rle), change)
+    register(e)
+    theirs = load_coco_json(e["JSON"], e["IMAGES"], "shapes_key_by_key")
+    ours = DatasetCatalog.get("shapes")
+    assert isinstance(ours, PackedDataset)
+    for a, b in zip(ours, theirs, strict=True):
+        for record in b["annotations"]:
+            record["bbox"] = list(map(float, record["bbox"]))
+        for record in a["annotations"]:
+            del record["id"]  # which Detectron2 leaves out
+            assert type(record["bbox_mode"]) is BoxMode
+        key = lambda record: sorted(record.items())  # noqa: E731
+        assert repr([key(x) for x in a.pop("annotations")]) == repr(
+            [key(x) for x in b.pop("annotations")]
+        )
+        assert repr(key(a)) == repr(key(b))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_packed_records(entry, method):
+    register(entry())
+    records = DatasetCatalog.get("shapes")
+    loader = DataLoader(records, batch_size=None, num_workers=1, multiprocessing_context=method)
+    assert list(loader) == list(records)
+    assert pickle.loads(pickle.dumps(records))[-1] == records[7]
+
+
+def test_unusual_files_are_read_as_well(entry):
+    """What the quick way leaves to the careful one gives the same records."""
+    register(entry())
+    quick = list(DatasetCatalog.get("shapes"))
+
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["id"] = float(annotation["id"])
+
+    register(edit(entry(), change))
+    careful = list(DatasetCatalog.get("shapes"))
+    for record in quick + careful:
+        for annotation in record["annotations"]:
+            annotation["bbox"] = [round(value, 9) for value in annotation["bbox"]]
+    assert quick == careful
