@@ -212,7 +212,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeEncodeError) as error:  # also of the name
         raise InputError(f"{path}: not a whole Parquet file: {error}. Get it again.") from error
 
 

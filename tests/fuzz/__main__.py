@@ -36,7 +36,6 @@ def main() -> int:
     sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")  # of huge pictures: whether they are refused is what counts
-    started = time.monotonic()
     counts: Counter[str] = Counter()
     faults: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
@@ -44,6 +43,7 @@ def main() -> int:
         fixtures = make_fixtures(Path(folder), args.formats or tuple(NAMES), args.harvest)
         for fixture in fixtures:
             by_format.setdefault(fixture.format, []).append(fixture)
+        started = time.monotonic()
         for number in range(args.cases):
             if args.minutes and time.monotonic() - started > 60 * args.minutes:
                 break
