@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -19,6 +20,7 @@ SUFFIXES = frozenset(
     for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
 _EXIF_ORIENTATION = 274
+_HEADER_BYTES = 4096  # hold all before the pixels of a JPEG file without EXIF
 _SUFFIX_OF = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -58,6 +60,9 @@ def content_size(content: bytes, place: str) -> tuple[int, int]:
 
 
 def _size(file: IO[bytes], place: str) -> tuple[int, int]:
+    if plain := _plain_jpeg_size(file.read(_HEADER_BYTES)):
+        return plain
+    file.seek(0)
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -103,6 +108,30 @@ def inside(root: str | Path, file_name: str) -> Path:
     if not file_name or not parts[0] or ".." in parts or "\0" in file_name:
         raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
     return Path(root) / file_name
+
+
+def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the beginning of a baseline or progressive JPEG file that has no EXIF
+    nor XMP; None of all that is anything else, which is Pillow's to judge."""
+    if not head.startswith(b"\xff\xd8"):
+        return None
+    size, position = None, 2
+    while position + 4 <= len(head) and head[position] == 0xFF:
+        marker = head[position + 1]
+        length = int.from_bytes(head[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # pixels begin
+            return size
+        if marker in (0xC0, 0xC2) and length >= 8 and position + 10 <= len(head):
+            bits, components = head[position + 4], head[position + 9]
+            height, width = struct.unpack_from(">HH", head, position + 5)
+            # Pillow warns of huge images, and refuses the hugest.
+            if bits != 8 or components not in (1, 3) or not 0 < width * height < 2**26:
+                return None
+            size = width, height
+        elif marker not in (0xC4, 0xDB, 0xDD, 0xE0, 0xFE) or length < 2:
+            return None
+        position += 2 + length
+    return None
 
 
 def _orientation(image: PillowImage, file: IO[bytes]) -> int:

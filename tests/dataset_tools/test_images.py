@@ -114,3 +114,19 @@ def test_links_in_a_ring_and_to_nowhere_are_no_files(tmp_path):
     (tmp_path / "nowhere.png").symlink_to("there")
     assert list(walk_files(tmp_path)) == ["a.png"]
     assert Glimpse(tmp_path).files == ["a.png"]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"c"}, {"exif": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_sizes_of_jpegs_are_pillows(tmp_path, options, mode):
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[274] = 6
+        options = {"exif": exif}
+    Image.new(mode, (30, 20)).save(tmp_path / "a.jpg", **options)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert image_size(tmp_path / "a.jpg") == ((20, 30) if "exif" in options else (30, 20))
+    for end in (2, 20):  # no image
+        (tmp_path / "a.jpg").write_bytes(content[:end])
+        with pytest.raises(InputError):
+            image_size(tmp_path / "a.jpg")
