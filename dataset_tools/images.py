@@ -197,7 +197,13 @@ def walk_files(folder: str | Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders, files = [], []
-        with os.scandir(place) as entries:
+        try:
+            entries = os.scandir(place)
+        except FileNotFoundError:
+            if not prefix:
+                raise
+            continue  # gone since its parent was listed
+        with entries:
             for entry in entries:
                 if not entry.name.startswith("."):
                     if is_file(entry):

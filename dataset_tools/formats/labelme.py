@@ -225,7 +225,7 @@ def _annotation(shape: dict[str, Any], image: Image, place: str, notes: Notes) -
         return None
     kind = shape.get("shape_type") or "polygon"
     points = json_fields.points(shape, "points", place)
-    if kind not in _POINTS_NEEDED:
+    if not isinstance(kind, str) or kind not in _POINTS_NEEDED:
         notes.drop(f"shape of a kind that is not known ({kind})", place)
         return None
     if len(points) < 2 * _POINTS_NEEDED[kind]:

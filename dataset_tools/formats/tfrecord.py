@@ -356,7 +356,7 @@ def read_label_map(path: Path) -> dict[int, str]:
             )
         }
         name = fields.get("display_name") or fields.get("name")
-        if not re.fullmatch(r"-?\d+", fields.get("id", "")) or not name:
+        if not re.fullmatch(r"-?\d{1,18}", fields.get("id", "")) or not name:
             raise InputError(f"{path}: an item without id or name: {' '.join(block.split())!r}.")
         names[int(fields["id"])] = re.sub(r"\\(.)", r"\1", name)
     if not names:
