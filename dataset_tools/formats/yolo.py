@@ -278,7 +278,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(
