@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 # resolve it. `make setup` and `python -m tools.detectron2` install it; `python -m seriatim.doctor`
 # checks.
 REQUIRES = [
-    "defusedxml",
     # "headless" also imports on a server without libGL; the windows of `visualize.py --show` need
     # opencv-python in its place, which --show says.
     "opencv-python-headless",
@@ -16,6 +15,7 @@ REQUIRES = [
     "faster-coco-eval",
     "fvcore",
     "matplotlib",
+    "msgspec>=0.18",
     # 2.0 brought bitwise_count.
     "numpy>=2",
     # 9.1 brought Image.Resampling.
@@ -32,7 +32,13 @@ REQUIRES = [
     "torch>=2.6",
     "torchvision>=0.21",
 ]
+# What single formats of dataset_tools need besides; each says so when it is asked for.
+FORMATS = [
+    "h5py",
+    "pyarrow",
+]
 DEV = [
+    *FORMATS,
     "hypothesis",
     # The independent reference for the perceptual hash.
     "imagehash",
@@ -54,5 +60,5 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV},
+    extras_require={"dev": DEV, "formats": FORMATS},
 )

@@ -6,16 +6,18 @@ first pixel is 0, the right edge of the last one is the width. COCO's XYWH exist
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from dataset_tools.errors import InputError
-from dataset_tools.files import atomic_path
+from dataset_tools.files import atomic_path, read_bytes
 from dataset_tools.notes import Notes
 from dataset_tools.rle import (
     Box,
@@ -27,10 +29,14 @@ from dataset_tools.rle import (
     rle_box,
 )
 
+if TYPE_CHECKING:
+    import msgspec
+
 Segmentation = list[list[float]] | dict[str, Any]
 
 # Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where
 # they were.
+_LARGEST = 2**53  # whole numbers beyond are not all floats
 IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
 
 
@@ -147,8 +153,8 @@ class CocoWriter:
 
     def __init__(self, folder: str | Path, keep_ids: bool = False) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._images = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")  # noqa: SIM115
-        self._annotations = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")  # noqa: SIM115
+        self._images = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._annotations = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._keep_ids = keep_ids
         self._numbers: dict[str, int] = {}  # category name → order of appearance
         self._per_category: Counter[str] = Counter()
@@ -179,16 +185,16 @@ class CocoWriter:
         self._num_images += 1
         self._num_empty += not image.annotations
         image_id = self._id(image.id, self._num_images, where)
-        self._images.write(_dump(_image_entry(image, image_id), where) + "\n")
+        self._images.write(encode_json(_image_entry(image, image_id), where) + b"\n")
         for annotation in image.annotations:
             self._num_annotations += 1
             where = annotation.source or image.source or image.file_name
             annotation_id = self._id(annotation.id, self._num_annotations, where)
             number = self._numbers.setdefault(annotation.category, len(self._numbers))
             self._per_category[annotation.category] += 1
-            entry = _dump(_annotation_entry(annotation, annotation_id, image_id), where)
+            entry = encode_json(_annotation_entry(annotation, annotation_id, image_id), where)
             # The category's id is not known yet: its number stands before the entry until `write`.
-            self._annotations.write(f"{number} {entry}\n")
+            self._annotations.write(b"%d %b\n" % (number, entry))
 
     def write(
         self,
@@ -210,24 +216,29 @@ class CocoWriter:
                 f"Annotations name the categories {', '.join(map(repr, unknown))}, which are not "
                 f"among the declared ones ({', '.join(map(repr, ids)) or 'none'})."
             )
-        id_of_number = {str(number): ids[name] for name, number in self._numbers.items()}
-        with open(path, "w", encoding="utf-8", newline="\n") as out:
-            out.write(f'{{\n"info": {_dump(info, "info")},\n')
-            out.write(f'"licenses": {_dump(list(licenses), "licenses")},\n')
-            entries = (_dump(_category_entry(c, ids[c.name]), c.name) for c in categories)
-            _write_list(out, "categories", entries)
-            out.write(",\n")
-            _write_list(out, "images", _lines(self._images))
-            out.write(",\n")
+        beginnings = {
+            b"%d" % number: b'{"category_id":%d,' % ids[name]
+            for name, number in self._numbers.items()
+        }
+        with open(path, "wb") as out:
+            out.write(b'{\n"info": %b,\n' % encode_json(info, "info"))
+            out.write(b'"licenses": %b,\n' % encode_json(list(licenses), "licenses"))
+            entries = (encode_json(_category_entry(c, ids[c.name]), c.name) for c in categories)
+            _write_list(out, b"categories", entries)
+            out.write(b",\n")
+            _write_list(out, b"images", _lines(self._images))
+            out.write(b",\n")
             _write_list(
                 out,
-                "annotations",
+                b"annotations",
                 (
-                    f'{{"category_id":{id_of_number[number]},{entry[1:]}'
-                    for number, entry in (line.split(" ", 1) for line in _lines(self._annotations))
+                    beginnings[number] + entry
+                    for number, _, entry in (
+                        line.partition(b" {") for line in _lines(self._annotations)
+                    )
                 ),
             )
-            out.write("\n}\n")
+            out.write(b"\n}\n")
         return Summary(
             path=Path(path),
             images=self._num_images,
@@ -306,8 +317,7 @@ def read_json(path: str | Path) -> Any:
     InputError with line and column if it is not JSON.
     """
     try:
-        # json.loads finds out the encoding of bytes by itself.
-        return json.loads(Path(path).read_bytes())
+        return decode_json(read_bytes(path))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
@@ -321,6 +331,30 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: nested too deeply to be a label file.") from error
     except ValueError as error:  # a number of thousands of digits
         raise InputError(f"{path}: cannot be read as JSON: {error}.") from error
+
+
+def read_info(path: str | Path) -> dict[str, Any]:
+    """The "info" of a COCO file, without making anything of the rest; {} if it has none."""
+    import msgspec
+
+    top = msgspec.defstruct("Top", [("info", Any, None)])
+    try:
+        info = msgspec.json.decode(Path(path).read_bytes(), type=top).info
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        content = read_json(path)  # knows more encodings, and what is wrong
+        info = content.get("info") if isinstance(content, dict) else None
+    return info if isinstance(info, dict) else {}
+
+
+def decode_json(content: bytes) -> Any:
+    """The value of JSON text in any encoding; the errors are those of `json.loads`."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Byte order marks, UTF-16, NaN, or a fault, which the slow way knows the line of.
+        return json.loads(content)
 
 
 class _Loader:
@@ -485,7 +519,7 @@ def _attributes(rest: dict, drop: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     # Whole numbers in JSON have no limit, but beyond this one a float would lose them.
-    return isinstance(value, float) or (type(value) is int and abs(value) <= 2**53)
+    return isinstance(value, float) or (type(value) is int and abs(value) <= _LARGEST)
 
 
 def _integer(entry: dict, key: str) -> int:
@@ -566,7 +600,7 @@ def _image_entry(image: Image, image_id: int) -> dict[str, Any]:
 
 def _annotation_entry(annotation: Annotation, annotation_id: int, image_id: int) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": annotation_id, "image_id": image_id}
-    box = annotation_box(annotation)
+    box = annotation.bbox or annotation_box(annotation)
     if box is not None:
         left, top, right, bottom = box
         entry["bbox"] = [_tidy(value) for value in (left, top, right - left, bottom - top)]
@@ -593,17 +627,31 @@ def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
 def _tidy(value: float) -> float:
     """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label
     means."""
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) <= _LARGEST:
         return value
-    value = round(value, 6)
-    return int(value) if value.is_integer() else value
+    try:
+        value = round(float(value), 6)
+    except (
+        OverflowError
+    ):  # an integer of hundreds of digits; JSON has no infinity, so it is refused
+        return math.inf
+    return int(value) if value.is_integer() and abs(value) <= _LARGEST else value
 
 
-def _dump(value: Any, where: str) -> str:
+def encode_json(value: Any, where: str) -> bytes:
+    """`value` as compact JSON in UTF-8. InputError that names `where` for what JSON cannot hold."""
+    try:
+        encoded = _encoder().encode(value)
+        if b"null" not in encoded:
+            return encoded
+        # NaN and infinity have become null: the slow way tells them from None, and refuses them.
+    except UnicodeEncodeError:
+        pass
+    except (TypeError, OverflowError):  # as numbers of NumPy, which the slow way takes
+        pass
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        if not text.isascii():
-            text.encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where!r}: a name holds bytes that are no text. Rename the file or category."
@@ -613,18 +661,24 @@ def _dump(value: Any, where: str) -> str:
             f"{where}: a number is NaN or infinite, which JSON cannot hold. Mend or remove this "
             "record."
         ) from error
-    return text
 
 
-def _lines(file: IO[str]) -> Iterable[str]:
+@functools.cache
+def _encoder() -> msgspec.json.Encoder:
+    import msgspec
+
+    return msgspec.json.Encoder()
+
+
+def _lines(file: IO[bytes]) -> Iterable[bytes]:
     file.seek(0)
-    return (line.rstrip("\n") for line in file)
+    return (line[:-1] for line in file)
 
 
-def _write_list(out: IO[str], key: str, entries: Iterable[str]) -> None:
-    out.write(f'"{key}": [')
-    separator = "\n"
+def _write_list(out: IO[bytes], key: bytes, entries: Iterable[bytes]) -> None:
+    out.write(b'"%b": [' % key)
+    separator = b"\n"
     for entry in entries:
         out.write(separator + entry)
-        separator = ",\n"
-    out.write("\n]")
+        separator = b",\n"
+    out.write(b"\n]")

@@ -81,7 +81,7 @@ def convert_dataset(
         InputError: the labels cannot be read, or nothing is in them.
     """
     path, output = Path(path), Path(output)
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise InputError(f"There is no file or folder {path}. Check the path.")
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file. Give a folder by -o.")
@@ -215,8 +215,15 @@ def _choose(name: str, path: Path) -> tuple[Format, str]:
 def _read(plan: Plan, notes: Notes, workers: int, skip_errors: bool) -> Iterator[Image]:
     reader = _ChunkReader(plan, skip_errors)
 
+    workers = workers if plan.parallel else 1
+    chunk = 1 if plan.embedded else 64  # image files, unlike labels, fill the memory
+
     def images() -> Iterator[Image]:
-        for part, found in ordered_map(reader, plan.items, workers if plan.parallel else 1):
+        if plan.streams and not skip_errors:
+            for item in plan.items:
+                yield from plan.read(item, notes)
+            return
+        for part, found in ordered_map(reader, plan.items, workers, chunk):
             notes.merge(found)
             yield from part
 

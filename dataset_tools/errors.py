@@ -35,7 +35,9 @@ def explain_os_error(error: OSError) -> str | None:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission for {where}. Choose another folder or change its access rights."
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) or (
+        error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    ):
         return f"{error.strerror}: {where}. Check the path."
     return None
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dataset_tools.coco import Dataset, image_root, load_coco
+from dataset_tools.coco import Category, Dataset, Image, image_root, load_coco
 from dataset_tools.errors import InputError
+from dataset_tools.files import new_folder
 from dataset_tools.formats import Format, get_format, written_formats
+from dataset_tools.formats.base import SPLIT_NAMES, split_of_folders
+from dataset_tools.images import inside
 from dataset_tools.notes import Notes
 
 EPILOG = """\
@@ -60,23 +62,14 @@ def export_dataset(
         raise InputError(
             f"{chosen.name} is read only. There are writers for: {', '.join(written_formats())}."
         )
-    output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise InputError(f"{output} is there already. Give a new folder by -o, or remove it.")
     splits = {split: load_coco(path) for split, path in datasets.items()}
     root = Path(images) if images else _common_root(datasets, splits)
     notes = Notes()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        folder = Path(temporary) / output.name
-        folder.mkdir()
+    with new_folder(output) as folder:
         chosen.write(splits, folder, notes, root, **options)
-        if output.is_dir():
-            output.rmdir()  # it is empty
-        os.replace(folder, output)
     return Export(
         chosen,
-        output,
+        Path(output),
         images=sum(len(dataset.images) for dataset in splits.values()),
         annotations=sum(len(i.annotations) for d in splits.values() for i in d.images),
         notes=notes,
@@ -88,16 +81,56 @@ def place_image(root: Path | None, file_name: str, target: Path) -> None:
     else as a copy. InputError if it is not there, or its name leads out of the root."""
     if root is None:
         raise InputError("This format needs the images. Give their folder by --images.")
-    if PurePosixPath(file_name).is_absolute() or ".." in PurePosixPath(file_name).parts:
-        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
-    source = root / file_name
+    source = inside(root, file_name)
     if not source.is_file():
         raise InputError(f"{source}: this image file is missing. Check --images.")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
+    except FileExistsError as error:
+        raise InputError(
+            f"Two images would be written to {target.name}, {file_name} one of them. Rename it."
+        ) from error
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
+
+
+def split_path(split: str | None, file_name: str) -> str:
+    """Path below the exported folder for an image of a split: in a folder that `split_of_folders`
+    knows the split by, unless its own folders say so already. InputError if it leads out."""
+    inside("", file_name)
+    if split is None or split_of_folders(file_name) == SPLIT_NAMES.get(split, split):
+        return file_name
+    return f"{split}/{file_name}"
+
+
+def joined_categories(datasets: Iterable[Dataset]) -> list[Category]:
+    """Categories of all datasets, each name once, in the order in which they come."""
+    joined: dict[str, Category] = {}
+    for dataset in datasets:
+        for category in dataset.categories:
+            joined.setdefault(category.name, category)
+    return list(joined.values())
+
+
+def distinct_stems(images: Iterable[Image], notes: Notes) -> Iterator[tuple[Image, str]]:
+    """Each image with its file name less the suffix, for formats that name label files so.
+
+    An image of several splits comes once for each, which is noted. InputError if the names of two
+    images differ in the suffix, or in case, only: they would share a label file.
+    """
+    taken: dict[str, str] = {}
+    for image in images:
+        stem = str(PurePosixPath(image.file_name).with_suffix(""))
+        other = taken.get(stem.casefold())
+        if other == image.file_name:
+            notes.suspect("image that is there twice (labelled as the first time)", other)
+        elif other is not None:
+            raise InputError(
+                f"{other} and {image.file_name} would have the same label file. Rename one of them."
+            )
+        taken[stem.casefold()] = image.file_name
+        yield image, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dataset_tools.errors import InputError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -32,6 +34,37 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` on success, and is removed on failure.
+
+    InputError if something is at `path` already (an empty folder excepted).
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path} is there already. Give a new folder by -o, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        folder = Path(temporary) / path.name
+        folder.mkdir()
+        yield folder
+        if path.is_dir():
+            path.rmdir()  # it is empty
+        os.replace(folder, path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Content of a file. InputError if it is not there, is no regular file, or cannot be read."""
+    # A pipe would have us wait for ever.
+    if not os.path.isfile(path):
+        what = "not a regular file" if os.path.exists(path) else "there is no such file"
+        raise InputError(f"{path}: {what}. Check the path.")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

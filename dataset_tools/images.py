@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections import defaultdict
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from dataset_tools.errors import InputError
+from dataset_tools.packed import PackedIndex, PackedStrings
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -18,6 +20,8 @@ SUFFIXES = frozenset(
     for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
 _EXIF_ORIENTATION = 274
+_HEADER_BYTES = 4096  # hold all before the pixels of a JPEG file without EXIF
+_SUFFIX_OF = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -27,26 +31,107 @@ def is_image_name(name: str) -> bool:
     return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def image_suffix(content: bytes) -> str:
+    """The suffix of an image file, by its first bytes; "" if they are of no kind known here."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        return ".tif"
+    return next((suffix for magic, suffix in _SUFFIX_OF.items() if content.startswith(magic)), "")
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in px as Detectron2 will see the image, without decoding its pixels.
 
     EXIF orientation is applied as Detectron2's `read_image` does. InputError if it is no image.
     """
+    if not os.path.isfile(path):  # a pipe would have us wait for ever
+        raise InputError(f"{path}: this image file is missing.")
+    try:
+        with open(path, "rb") as file:
+            return _size(file, str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def content_size(content: bytes, place: str) -> tuple[int, int]:
+    """As `image_size`, of an image file's `content`. `place` is for messages."""
+    return _size(io.BytesIO(content), place)
+
+
+def _size(file: IO[bytes], place: str) -> tuple[int, int]:
+    if plain := _plain_jpeg_size(file.read(_HEADER_BYTES)):
+        return plain
+    file.seek(0)
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with Image.open(file) as image:
             width, height = image.size
             turned = _orientation(image, file) in (5, 6, 7, 8)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: this image file is missing.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image of a known kind, or damaged.") from error
+        raise InputError(f"{place}: not an image of a known kind, or damaged.") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: too large to be opened: {error}") from error
+        raise InputError(f"{place}: too large to be opened: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+        raise InputError(f"{place}: cannot be read as an image: {error}") from error
     return (height, width) if turned else (width, height)
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
+    """The whole picture, upright as Detectron2 reads it. InputError if it is not there or not so
+    large."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    # Large images are our trade.
+    limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    try:
+        with Pillow.open(path) as image:
+            image.load()
+            picture = ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no image {path}. Run check.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Run check.") from error
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = limit
+    if picture.size != size:
+        real, recorded = "×".join(map(str, picture.size)), "×".join(map(str, size))
+        raise InputError(f"{path} is {real}, but {recorded} is recorded. Run check --fix first.")
+    return picture
+
+
+def inside(root: str | Path, file_name: str) -> Path:
+    """Path of a file of the image root. InputError if its name leads out of the root."""
+    parts = file_name.replace("\\", "/").split("/")
+    if not file_name or not parts[0] or ".." in parts or "\0" in file_name:
+        raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
+    return Path(root) / file_name
+
+
+def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the beginning of a baseline or progressive JPEG file that has no EXIF
+    nor XMP; None of all that is anything else, which is Pillow's to judge."""
+    if not head.startswith(b"\xff\xd8"):
+        return None
+    size, position = None, 2
+    while position + 4 <= len(head) and head[position] == 0xFF:
+        marker = head[position + 1]
+        length = int.from_bytes(head[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # pixels begin
+            return size
+        if marker in (0xC0, 0xC2) and length >= 8 and position + 10 <= len(head):
+            bits, components = head[position + 4], head[position + 9]
+            height, width = struct.unpack_from(">HH", head, position + 5)
+            # Pillow warns of huge images, and refuses the hugest.
+            if bits != 8 or components not in (1, 3) or not 0 < width * height < 2**26:
+                return None
+            size = width, height
+        elif marker not in (0xC4, 0xDB, 0xDD, 0xE0, 0xFE) or length < 2:
+            return None
+        position += 2 + length
+    return None
 
 
 def _orientation(image: PillowImage, file: IO[bytes]) -> int:
@@ -81,6 +166,22 @@ def _has_late_metadata(file: IO[bytes]) -> bool:
         file.seek(position)
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a regular file or a link to one; links in a ring are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder or a link to one; links in a ring are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def walk_files(folder: str | Path) -> Iterator[str]:
     """POSIX paths, relative to `folder`, of all regular files in it, sorted; hidden ones left out.
 
@@ -95,11 +196,22 @@ def walk_files(folder: str | Path) -> Iterator[str]:
         if real in seen:
             continue
         seen.add(real)
-        with os.scandir(place) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = sorted(entry.name for entry in visible if entry.is_dir())
-        yield from sorted(prefix + entry.name for entry in visible if entry.is_file())
-        waiting += [f"{prefix}{name}/" for name in reversed(folders)]
+        folders, files = [], []
+        try:
+            entries = os.scandir(place)
+        except FileNotFoundError:
+            if not prefix:
+                raise
+            continue  # gone since its parent was listed
+        with entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    if is_file(entry):
+                        files.append(entry.name)
+                    elif is_folder(entry):
+                        folders.append(entry.name)
+        yield from (prefix + name for name in sorted(files))
+        waiting += [f"{prefix}{name}/" for name in sorted(folders, reverse=True)]
 
 
 class ImageIndex:
@@ -111,37 +223,42 @@ class ImageIndex:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.paths: list[str] = [path for path in walk_files(root) if is_image_name(path)]
-        self._known = frozenset(self.paths)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            name = path.rpartition("/")[2]
-            self._by_name[name.casefold()].append(path)
-            self._by_stem[os.path.splitext(name)[0].casefold()].append(path)
+        self.paths: Sequence[str] = PackedStrings(filter(is_image_name, walk_files(root)))
+        self._by_name = PackedIndex(_name_key(path) for path in self.paths)
+        self._by_stem = PackedIndex(_stem_key(path) for path in self.paths)
 
     def find(self, name: str, near: str = "") -> str | None:
         """Path relative to the root of the image called `name`; None if there is none.
 
         `near` is the label file's path relative to the root: of several images of that name the one
-        that shares most of its folders is taken, then the one that shares most of the tail of
-        `name`. InputError if two fit equally.
+        that shares most of its folders is taken, then the one in its own folder, then the one that
+        shares most of the tail of `name`. InputError if two fit equally.
         """
-        wanted = PurePosixPath(name.strip().replace("\\", "/"))
-        if str(wanted) in self._known:
+        name = name.strip().replace("\\", "/")
+        candidates = self._with_key(self._by_name, _name_key, _name_key(name))
+        if len(candidates) == 1 and candidates[0].endswith(name):
+            return candidates[0]
+        wanted = PurePosixPath(name)
+        if str(wanted) in candidates:
             return str(wanted)
         # A name without a suffix of images may hold dots: "img.2020.01" has no suffix to remove.
         stem = wanted.stem if is_image_name(wanted.name) else wanted.name
-        candidates = self._by_name.get(wanted.name.casefold()) or self._by_stem.get(stem.casefold())
+        candidates = (
+            candidates
+            or self._with_key(self._by_name, _name_key, wanted.name.casefold())
+            or self._with_key(self._by_stem, _stem_key, stem.casefold())
+        )
         if not candidates:
             return None
         if len(candidates) == 1:
             return candidates[0]
 
-        def fit(path: str) -> tuple[int, int, bool]:
+        def fit(path: str) -> tuple[int, bool, int, bool]:
             folders = PurePosixPath(path).parts[:-1]
+            own = PurePosixPath(near).parts[:-1]
             return (
-                _common(PurePosixPath(near).parts[:-1], folders),
+                _common(own, folders),
+                bool(near) and own == folders,
                 _common(wanted.parts[-2::-1], folders[::-1]),
                 PurePosixPath(path).name == wanted.name,
             )
@@ -153,6 +270,18 @@ class ImageIndex:
                 "Give its folder in the label, or convert the folders one by one."
             )
         return best
+
+    def _with_key(self, index: PackedIndex, key_of: Callable[[str], str], key: str) -> list[str]:
+        found = [self.paths[position] for position in index.positions(key)]
+        return [path for path in found if key_of(path) == key]
+
+
+def _name_key(path: str) -> str:
+    return path.rpartition("/")[2].casefold()
+
+
+def _stem_key(path: str) -> str:
+    return os.path.splitext(path.rpartition("/")[2])[0].casefold()
 
 
 def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:

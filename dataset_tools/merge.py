@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.coco import Category, Dataset, Image, load_coco, write_coco
+from dataset_tools.category_map import CategoryMap, alike, read_category_map
+from dataset_tools.coco import Dataset, Image, load_coco, write_coco
 from dataset_tools.errors import InputError
 from dataset_tools.provenance import derived_info, find_images
 from dataset_tools.table import text_table
@@ -23,6 +24,7 @@ examples:
   python -m dataset_tools merge a/all.json b/all.json -o both.json
   python -m dataset_tools merge a.json b.json --images a_photos b_photos -o both.json
   python -m dataset_tools merge a.json b.json -o both.json --rename Car=car 'motor bike=motorbike'
+  python -m dataset_tools merge a.json b.json -o both.json --map map.yaml   (see remap --help)
 """
 
 
@@ -34,33 +36,35 @@ class Merged:
     root: Path  # that the file names are relative to
     same_files: list[str] = field(default_factory=list)  # images that several sources have
     clashes: list[str] = field(default_factory=list)  # file names that meant different files
+    conflicts: list[str] = field(default_factory=list)  # categories that contradict each other
 
 
 def merge_datasets(
-    sources: Sequence[tuple[Dataset, Path]], rename: Mapping[str, str] | None = None
+    sources: Sequence[tuple[Dataset, Path]],
+    rename: Mapping[str, str] | None = None,
+    mapping: CategoryMap | None = None,
 ) -> Merged:
     """Join datasets, given with their image roots.
 
     Args:
         sources: datasets and the folders that their file names are relative to.
         rename: old category name → new one, in every source.
+        mapping: which categories are dropped, and their order, too; `rename` adds to it.
 
     Raises:
         InputError: a renamed category is nowhere, two categories of one name have different
-            keypoints, or one file has two sizes.
+            keypoints, or files have two sizes. All such are named.
     """
-    rename = dict(rename or {})
-    known = {category.name for dataset, _ in sources for category in dataset.categories}
-    unknown = sorted(set(rename) - known)
-    if unknown:
-        raise InputError(
-            f"There is no category {', '.join(map(repr, unknown))} to rename. "
-            f"There are: {', '.join(sorted(known))}."
-        )
+    mapping = mapping or CategoryMap()
+    mapping = replace(mapping, names={**mapping.names, **(rename or {})})
+    everything = [category for dataset, _ in sources for category in dataset.categories]
+    mapping.require_known(category.name for category in everything)
+    categories, conflicts = mapping.categories(everything)
     roots = [Path(os.path.abspath(root)) for _, root in sources]
     common = Path(os.path.commonpath(roots))
     images: dict[str, Image] = {}
-    merged = Merged(Dataset([], _join_categories([d for d, _ in sources], rename)), common)
+    merged = Merged(Dataset([], categories), common, conflicts=conflicts)
+    sizes: list[str] = []
     meanings: dict[str, set[str]] = {}
     licenses = _Licenses()
     for (dataset, _), root in zip(sources, roots, strict=True):
@@ -68,9 +72,7 @@ def merge_datasets(
         for image in dataset.images:
             name = Path(os.path.relpath(root / image.file_name, common)).as_posix()
             meanings.setdefault(image.file_name, set()).add(name)
-            annotations = [
-                replace(a, category=rename.get(a.category, a.category)) for a in image.annotations
-            ]
+            annotations = mapping.annotations(image.annotations)
             attributes = _licensed(image.attributes, license_ids)
             there = images.get(name)
             if there is None:
@@ -78,10 +80,14 @@ def merge_datasets(
                     image, file_name=name, annotations=annotations, attributes=attributes
                 )
                 continue
-            _check_same_size(there, image)
+            if (there.width, there.height) != (image.width, image.height):
+                sizes.append(_two_sizes(there, image))
             there.annotations += annotations
             there.attributes = attributes | there.attributes
             merged.same_files.append(name)
+    if sizes:
+        more = f" {len(sizes) - 3:,} more images are so." if len(sizes) > 3 else ""
+        raise InputError(f"{' '.join(sizes[:3])}{more} Run check on the sources.")
     merged.dataset.images = list(images.values())
     merged.dataset.licenses = licenses.entries
     merged.clashes = [name for name, files in meanings.items() if len(files) > 1]
@@ -95,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="COCO file to write")
     add("--images", nargs="+", type=Path, metavar="DIR", help="image root, or one for each file")
     add("--rename", nargs="+", default=[], metavar="OLD=NEW", help="join or rename categories")
+    add("--map", type=Path, metavar="YAML", help="rename, join, drop and order categories")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,12 +120,13 @@ def run(args: argparse.Namespace) -> int:
         for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
     ]
     rename = dict(_rename(text) for text in args.rename)
-    merged = merge_datasets(sources, rename)
+    mapping = read_category_map(args.map) if args.map else CategoryMap()
+    merged = merge_datasets(sources, rename, mapping)
     output_folder = args.output.resolve().parent
     step = {
         "command": "merge",
         "sources": [os.path.relpath(path.resolve(), output_folder) for path in args.json],
-        "rename": rename,
+        "rename": {**mapping.names, **rename},
     }
     info = derived_info({}, step, merged.root, args.output)
     dataset = merged.dataset
@@ -128,10 +136,17 @@ def run(args: argparse.Namespace) -> int:
         for path, part in zip(args.json, datasets, strict=True)
     ]
     rows.append((str(summary.path), summary.images, summary.annotations))
+    dropped = sum(row[2] for row in rows[:-1]) - summary.annotations
     print(text_table(("file", "images", "annotations"), rows), end="\n\n")
     print(text_table(("category", "annotations"), list(summary.per_category.items())))
     _tell("images in several sources, joined into one", merged.same_files)
     _tell("file names of several files, told apart by their folders", merged.clashes)
+    for conflict in merged.conflicts:
+        print(f"conflict (the first is kept): {conflict}")
+    for first, second in alike(summary.per_category):
+        print(f"alike: {first!r} and {second!r} stay two categories (--rename joins them)")
+    if dropped:
+        print(f"dropped: {dropped:,} annotations of categories that the map drops")
     print(f"image root: {os.path.relpath(merged.root)}")
     return 0
 
@@ -148,38 +163,11 @@ def _rename(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _join_categories(datasets: Sequence[Dataset], rename: Mapping[str, str]) -> list[Category]:
-    """By name, in the order of the first appearance; what one source leaves open another fills
-    in."""
-    joined: dict[str, Category] = {}
-    for dataset in datasets:
-        for category in dataset.categories:
-            name = rename.get(category.name, category.name)
-            new = replace(category, name=name, id=None)
-            old = joined.setdefault(name, new)
-            if old is new:
-                continue
-            if old.keypoints and new.keypoints and old.keypoints != new.keypoints:
-                raise InputError(
-                    f"The category {name!r} has different keypoints in two sources: "
-                    f"{', '.join(old.keypoints)}, and {', '.join(new.keypoints)}. Rename one."
-                )
-            joined[name] = replace(
-                old,
-                supercategory=old.supercategory or new.supercategory,
-                keypoints=old.keypoints or new.keypoints,
-                skeleton=old.skeleton or new.skeleton,
-                extra=new.extra | old.extra,
-            )
-    return list(joined.values())
-
-
-def _check_same_size(first: Image, second: Image) -> None:
-    if (first.width, first.height) != (second.width, second.height):
-        raise InputError(
-            f"{second.source} says that {first.file_name} is {second.width}×{second.height}, "
-            f"{first.source} says {first.width}×{first.height}. Run check on both."
-        )
+def _two_sizes(first: Image, second: Image) -> str:
+    return (
+        f"{second.source} says that {first.file_name} is {second.width}×{second.height}, "
+        f"{first.source} says {first.width}×{first.height}."
+    )
 
 
 class _Licenses:

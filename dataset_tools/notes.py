@@ -21,10 +21,11 @@ class Notes:
     """Notes by kind, in the order in which the kinds first occurred.
 
     `dropped` are records that did not reach the output; `suspicious` ones did, as they were or
-    mended.
+    mended. `remarks` are decisions taken.
     """
 
     def __init__(self) -> None:
+        self.remarks: list[str] = []
         self.dropped: dict[str, Note] = {}
         self.suspicious: dict[str, Note] = {}
 
@@ -36,8 +37,15 @@ class Notes:
         """Something was kept (as it is, or mended in the way `kind` says) but deserves a look."""
         self._add(self.suspicious, kind, place)
 
+    def tell(self, remark: str) -> None:
+        """Something was decided, in a way that the reader of the summary should know of."""
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+
     def merge(self, other: Notes) -> None:
         """Take over the notes of another reader (or shard), after those already here."""
+        for remark in other.remarks:
+            self.tell(remark)
         for mine, theirs in (
             (self.dropped, other.dropped),
             (self.suspicious, other.suspicious),
@@ -48,8 +56,12 @@ class Notes:
                 kept.places += note.places[: EXAMPLES_KEPT - len(kept.places)]
 
     def lines(self) -> list[str]:
-        """Text for the terminal: what was dropped, what is suspicious, the first places of each."""
-        return [*_told("dropped", self.dropped), *_told("suspicious", self.suspicious)]
+        """Text for the terminal: remarks, what was dropped and is suspicious, with first places."""
+        return [
+            *self.remarks,
+            *_told("dropped", self.dropped),
+            *_told("suspicious", self.suspicious),
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.dropped or self.suspicious)

@@ -33,6 +33,17 @@ def decode_mask(rle: dict) -> np.ndarray:
     return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
 
 
+def polygons_mask(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    """The uint8 HW array (0 and 1) of the pixels of polygons, drawn as COCO draws them."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    drawn = [list(polygon) for polygon in polygons if len(polygon) >= 6]
+    if not drawn:
+        return np.zeros((height, width), np.uint8)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawn, height, width)))
+
+
 def compress_runs(runs: Sequence[int], height: int, width: int) -> dict:
     """RLE of plain run lengths (COCO's uncompressed form). ValueError if they do not fill the
     image."""
@@ -134,6 +145,12 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
 
     One polygon for each group of pixels that share edges (not just corners).
     """
+    rings = mask_rings(mask)
+    return rings if all(_signed_area(ring) > 0 for ring in rings) else None
+
+
+def mask_rings(mask: np.ndarray) -> list[list[float]]:
+    """As `mask_to_polygons`, with the edges of holes too; those run the other way round."""
     import numpy as np
 
     padded = np.pad(mask != 0, 1)
@@ -151,13 +168,27 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
         for x, y in zip(x0.tolist(), y0.tolist(), strict=True):
             start, end = ((x + dx, y + dy) for dx, dy in offsets)
             following.setdefault(start, []).append(end)
-    polygons = []
+    rings = []
     while following:
-        polygon = _trace(following)
-        if _signed_area(polygon) < 0:
-            return None
-        polygons.append(polygon)
-    return polygons
+        rings.append(_trace(following))
+    return rings
+
+
+def join_rings(rings: Sequence[Sequence[float]]) -> list[float]:
+    """One polygon of several, and of their holes: joined by lines without width, which are gone
+    along forth and back, from each ring to the nearest corner of those before it."""
+    import numpy as np
+
+    joined = np.array(rings[0], float).reshape(-1, 2)
+    for ring in rings[1:]:
+        corners = np.array(ring, float).reshape(-1, 2)
+        distances = ((joined[:, None] - corners[None]) ** 2).sum(axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        around = np.roll(corners, -there, axis=0)
+        joined = np.concatenate(
+            [joined[: here + 1], around, around[:1], joined[here : here + 1], joined[here + 1 :]]
+        )
+    return joined.ravel().tolist()
 
 
 def _trace(following: dict[tuple[int, int], list[tuple[int, int]]]) -> list[float]:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from dataset_tools.coco import Annotation, annotation_box
+from dataset_tools.rle import polygons_box
 
 RotatedBox = tuple[float, float, float, float, float]
 
@@ -50,6 +54,67 @@ def from_corners(quad: Sequence[float]) -> tuple[RotatedBox, float]:
     own = corners(box)
     error = max(math.hypot(x - own[2 * i], y - own[2 * i + 1]) for i, (x, y) in enumerate(points))
     return box, error
+
+
+def quad_annotation(
+    category: str, quad: Sequence[float], attributes: dict[str, Any], source: str
+) -> tuple[Annotation, bool]:
+    """The annotation of four corners in order, and whether they are a rectangle.
+
+    Its segmentation is the corners as given, its box the tight one, its attribute `rbox` the
+    rotated box of `from_corners`. A rectangle's corners may be off by a pixel and a half, or 5 % of
+    its diagonal: they are drawn by hand, on whole pixels mostly.
+    """
+    corners_given = [float(value) for value in quad]
+    box, error = from_corners(corners_given)
+    annotation = Annotation(
+        category,
+        polygons_box([corners_given]),
+        [corners_given],
+        attributes=attributes | {"rbox": list(box)},
+        source=source,
+    )
+    return annotation, error <= max(1.5, 0.05 * math.hypot(box[2], box[3]))
+
+
+def annotation_corners(annotation: Annotation) -> tuple[list[float] | None, bool]:
+    """The four corners that an annotation is drawn as, and whether they say all of its outline.
+
+    They are its polygon if that has four corners, else those of its attribute `rbox`, else those of
+    its box; None if it has no box at all.
+    """
+    mask = annotation.segmentation
+    if isinstance(mask, list) and len(mask) == 1 and len(mask[0]) == 8:
+        return list(mask[0]), True
+    rotated = annotation.attributes.get("rbox")
+    if rotated is not None:
+        return corners(rotated), not mask
+    box = annotation_box(annotation)
+    if box is None:
+        return None, False
+    left, top, right, bottom = box
+    return [left, top, right, top, right, bottom, left, bottom], not mask
+
+
+def with_rotated_boxes(content: dict[str, Any]) -> dict[str, Any]:
+    """The JSON value of a COCO file with each annotation's attribute `rbox` as its `bbox`.
+
+    A `bbox` of five numbers is how Detectron2 knows rotated boxes in JSON. An annotation without
+    the attribute gets its upright box at angle 0.
+    """
+    annotations = [
+        annotation | {"bbox": _rotated_bbox(annotation)}
+        for annotation in content.get("annotations") or []
+    ]
+    return content | {"annotations": annotations}
+
+
+def _rotated_bbox(annotation: dict[str, Any]) -> Any:
+    rotated = (annotation.get("attributes") or {}).get("rbox")
+    if rotated is not None or len(annotation.get("bbox") or ()) != 4:
+        return rotated or annotation.get("bbox")
+    x, y, width, height = annotation["bbox"]
+    return [x + width / 2, y + height / 2, width, height, 0]
 
 
 def _signed_area(points: Sequence[tuple[float, float]]) -> float:

@@ -39,7 +39,7 @@ def assign_split(file_name: str, fractions: Mapping[str, float], seed: int = 0) 
         seed: another seed, another division.
     """
     _check_fractions(fractions)
-    position, total = _uniform(file_name, seed), 0.0
+    position, total = uniform(file_name, seed), 0.0
     for name, fraction in fractions.items():
         total += fraction
         if position < total:
@@ -222,7 +222,7 @@ def _stratified(
     def assign(name: str, category: str | None) -> None:
         def need(split: str) -> tuple[float, float, float]:
             wanted = lacking[split][category] if category is not None else 0
-            return wanted, lacking_images[split], _uniform(f"{name}\0{split}", seed)
+            return wanted, lacking_images[split], uniform(f"{name}\0{split}", seed)
 
         best = split_of[name] = max(lacking, key=need)
         lacking_images[best] -= len(groups[name])
@@ -230,7 +230,7 @@ def _stratified(
             lacking[best][other] -= count
         remaining.subtract(images_with[name])
 
-    left = sorted(groups, key=lambda name: _uniform(name, seed))
+    left = sorted(groups, key=lambda name: uniform(name, seed))
     while rarest := min(+remaining, key=lambda name: (remaining[name], name), default=None):
         chosen = [name for name in left if images_with[name][rarest]]
         # Large groups first: what is small fits in afterwards.
@@ -246,7 +246,7 @@ def _categories_of(image: Image) -> set[str]:
     return {annotation.category for annotation in image.annotations}
 
 
-def _uniform(name: str, seed: int) -> float:
+def uniform(name: str, seed: int) -> float:
     """A number in [0, 1) that looks random, from the name and the seed."""
     digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
     # 53 bits are what a float holds: with more, rounding could give 1.

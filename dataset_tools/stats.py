@@ -8,29 +8,37 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from dataset_tools.coco import Dataset, annotation_area, annotation_box, load_coco
+from dataset_tools.coco import (
+    Dataset,
+    Image,
+    annotation_area,
+    annotation_box,
+    image_root,
+    load_coco,
+)
 from dataset_tools.errors import InputError
-from dataset_tools.files import atomic_path
 from dataset_tools.notes import Notes
+from dataset_tools.rle import Box
+from dataset_tools.strides import DEFAULT, parse_strides, strides_of_config
 from dataset_tools.table import text_table
 
 EPILOG = """\
 examples:
   python -m dataset_tools stats datasets/mine/train.json
   python -m dataset_tools stats train.json val.json -o stats.png
+  python -m dataset_tools stats train.json --html stats.html --config configs/mine.yaml
 
 Sizes of objects are square roots of their boxes' areas; small, medium and large are COCO's areas
 (< 32², < 96², and above), taken of the mask where there is one.
 """
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_BINS = 40
 SMALL, LARGE = 32**2, 96**2  # px², COCO's limits
 
 
@@ -60,7 +68,7 @@ def dataset_statistics(dataset: Dataset) -> Statistics:
     """Count what is in a dataset."""
     annotations = [a for image in dataset.images for a in image.annotations]
     categories = {category.name: 0 for category in dataset.categories}
-    shapes = _shapes(dataset)
+    shapes = box_shapes(dataset)
     areas = Counter(_area_name(annotation_area(annotation)) for annotation in annotations)
     sizes = Counter(f"{image.width}×{image.height}" for image in dataset.images)
     shown = Counter(
@@ -90,30 +98,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("json", nargs="+", type=Path, metavar="JSON", help="COCO files")
     add("-o", "--output", type=Path, metavar="PNG", help="draw the distributions into a picture")
+    add("--html", type=Path, metavar="FILE", help="write all plots into one page")
+    add("--images", nargs="+", type=Path, metavar="DIR",
+        help="image root, or one for each file: for the brightness of images")  # fmt: skip
+    strides = parser.add_mutually_exclusive_group()
+    strides.add_argument(
+        "--strides", metavar="N,N,…", help="of the feature maps (default: 8,16,32)"
+    )
+    strides.add_argument("--config", type=Path, metavar="YAML", help="a config to take them from")
     add("--json", dest="as_json", action="store_true", help="print JSON, for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     """Count and print."""
     notes = Notes()
+    if args.images and len(args.images) not in (1, len(args.json)):
+        raise InputError(f"Give one image root for all of the {len(args.json)} files, or as many.")
+    strides = list(DEFAULT)
+    if args.strides or args.config:
+        strides = parse_strides(args.strides) if args.strides else strides_of_config(args.config)
     datasets = [load_coco(path, notes) for path in args.json]
     statistics = {
         str(path): dataset_statistics(dataset)
         for path, dataset in zip(args.json, datasets, strict=True)
     }
+    names = _names(args.json)
     if args.output is not None:
-        plot(datasets, [path.stem for path in args.json], args.output)
+        from dataset_tools.stats_plots import plot
+
+        plot(datasets, names, args.output)
+    if args.html is not None:
+        from dataset_tools.stats_page import write_page
+
+        roots = [
+            _root(path, dataset, args.images, index)
+            for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
+        ]
+        write_page(datasets, names, args.html, strides=strides, roots=roots)
     dropped = {note.kind: note.count for note in notes.dropped.values()}
     if args.as_json:
         content = {path: asdict(one) for path, one in statistics.items()}
         print(json.dumps({"files": content, "left_out": dropped}, indent=1, ensure_ascii=False))
         return 0
-    print(format_statistics(statistics))
+    print(format_statistics(statistics), end="\n\n")
+    print(format_strides(datasets, names, strides))
     for kind, count in dropped.items():
         print(f"left out: {count:,} × {kind} (see check)")
-    if args.output is not None:
-        print(f"written: {args.output}")
+    for written in (args.output, args.html):
+        if written is not None:
+            print(f"written: {written}")
     return 0
+
+
+def format_strides(
+    datasets: Sequence[Dataset], names: Sequence[str], strides: Sequence[int]
+) -> str:
+    """A table of the boxes that are smaller than one cell of a feature map."""
+    shares = [share_below(dataset, strides) for dataset in datasets]
+    rows = [(f"{s} px", *(f"{share[s]:.1%}" for share in shares)) for s in strides]
+    return text_table(("boxes narrower or lower than one cell of", *names), rows)
 
 
 def format_statistics(statistics: dict[str, Statistics]) -> str:
@@ -162,83 +205,47 @@ def format_statistics(statistics: dict[str, Statistics]) -> str:
     return "\n\n".join(parts)
 
 
-def plot(datasets: Sequence[Dataset], names: Sequence[str], path: Path) -> None:
-    """Draw counts, sizes, shapes and objects an image of each dataset into a picture at `path`."""
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: the picture is a .png, .svg or .pdf file.")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
-    _plot_categories(top_left, datasets, names)
-    shapes = [_shapes(dataset) for dataset in datasets]
-    sizes = [[size for size, _, _ in some] for some in shapes]
-    ratios = [[ratio for _, _, ratio in some] for some in shapes]
-    counts = [[len(image.annotations) for image in dataset.images] for dataset in datasets]
-    _plot_histogram(top_right, sizes, names, "size of objects: √(box area), px", log=True)
-    _plot_histogram(low_left, ratios, names, "width / height", log=True)
-    _plot_histogram(low_right, counts, names, "objects an image")
-    for limit in (SMALL, LARGE):
-        top_right.axvline(math.sqrt(limit), color="0.6", linewidth=1, linestyle=":")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-
-
-def _plot_categories(axes: Any, datasets: Sequence[Dataset], names: Sequence[str]) -> None:
-    counts = [Counter(a.category for i in d.images for a in i.annotations) for d in datasets]
-    most = [name for name, _ in sum(counts, Counter()).most_common(30)][::-1]
-    height = 0.8 / len(datasets)
-    for index, (count, name) in enumerate(zip(counts, names, strict=True)):
-        places = [place + (index - (len(datasets) - 1) / 2) * height for place in range(len(most))]
-        axes.barh(places, [count[category] for category in most], height, label=name)
-    axes.set_yticks(range(len(most)), most, fontsize=8)
-    axes.set_title("objects" if len(most) < 30 else "objects of the 30 most frequent categories")
-    axes.legend()
-
-
-def _plot_histogram(
-    axes: Any,
-    values: Sequence[Sequence[float]],
-    names: Sequence[str],
-    title: str,
-    log: bool = False,
-) -> None:
-    """Densities, so that files of different lengths can be compared."""
-    import numpy as np
-
-    everything = np.concatenate([np.asarray(some, dtype=float) for some in values])
-    axes.set_title(title)
-    if not len(everything):
-        return
-    low, high = everything.min(), everything.max()
-    if log:
-        edges = np.geomspace(low, high * 1.001, _BINS)
-    else:  # whole numbers: bins of whole numbers, or some would hold more of them than others
-        edges = np.arange(low, high + 2, math.ceil((high - low + 1) / _BINS))
-    for some, name in zip(values, names, strict=True):
-        if len(some):
-            share = np.full(len(some), 1 / len(some))
-            axes.hist(some, edges, weights=share, histtype="step", label=name)
-    axes.set_ylabel("share")
-    if log:
-        axes.set_xscale("log")
-        for formatting in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            formatting("{x:g}")
-    axes.legend()
-
-
-def _shapes(dataset: Dataset) -> list[tuple[float, float, float]]:
-    """√(box area) in px, the same relative to the image, width / height of every solid box."""
-    shapes = []
+def solid_boxes(dataset: Dataset) -> Iterator[tuple[Image, Box]]:
+    """All boxes of positive, finite area, with their images."""
     for image in dataset.images:
         for annotation in image.annotations:
             x0, y0, x1, y1 = annotation_box(annotation) or (0, 0, 0, 0)
             # Also False for NaN.
             if x1 > x0 and y1 > y0 and math.isfinite(x1 - x0) and math.isfinite(y1 - y0):
-                area = (x1 - x0) * (y1 - y0)
-                relative = math.sqrt(area / (image.width * image.height))
-                shapes.append((math.sqrt(area), relative, (x1 - x0) / (y1 - y0)))
+                yield image, (x0, y0, x1, y1)
+
+
+def box_shapes(dataset: Dataset) -> list[tuple[float, float, float]]:
+    """√(box area) in px, the same relative to the image, width / height of every solid box."""
+    shapes = []
+    for image, (x0, y0, x1, y1) in solid_boxes(dataset):
+        area = (x1 - x0) * (y1 - y0)
+        relative = math.sqrt(area / (image.width * image.height))
+        shapes.append((math.sqrt(area), relative, (x1 - x0) / (y1 - y0)))
     return shapes
+
+
+def share_below(dataset: Dataset, strides: Sequence[int]) -> dict[int, float]:
+    """For each stride the share of boxes whose shorter side is less than one cell of that map."""
+    shorter = sorted(min(x1 - x0, y1 - y0) for _, (x0, y0, x1, y1) in solid_boxes(dataset))
+    return {stride: bisect_left(shorter, stride) / max(1, len(shorter)) for stride in strides}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' stems, with their folders if they would be the same."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+
+
+def _root(path: Path, dataset: Dataset, given: Sequence[Path] | None, index: int) -> Path | None:
+    root = given[index % len(given)] if given else image_root(path, dataset.info)
+    if root is not None and root.is_dir():
+        return root
+    if given:
+        raise InputError(f"There is no folder of images {root}. Check --images.")
+    return None
 
 
 def _area_name(area: float) -> str:

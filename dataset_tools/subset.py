@@ -137,9 +137,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-empty", action="store_true", help="keep images that lose all their objects")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--first", type=_positive, metavar="N", help="at most N images")
+    number.add_argument("--first", type=positive, metavar="N", help="at most N images")
     number.add_argument(
-        "--cover", type=_positive, metavar="N", help="N images that show all classes"
+        "--cover", type=positive, metavar="N", help="N images that show all classes"
     )
 
 
@@ -200,7 +200,8 @@ def _is_wanted(
     return False
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, as the type of an argument."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)

@@ -25,6 +25,7 @@ from dataset_tools.coco import (
 )
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
+from dataset_tools.images import read_picture
 from dataset_tools.progress import track
 from dataset_tools.provenance import derived_info, find_images
 from dataset_tools.rle import (
@@ -238,7 +239,7 @@ class _Cutter:
         chosen = [index for index, found in enumerate(objects) if found or self.keep_empty]
         if not chosen:
             return
-        picture = _read_picture(self.root / source.file_name, (source.width, source.height))
+        picture = read_picture(self.root / source.file_name, (source.width, source.height))
         names = [tile_name(source.file_name, *tiles[index][:2]) for index in chosen]
 
         def save(name: str, index: int) -> None:
@@ -355,30 +356,6 @@ def _check_names(images: Iterable[Image]) -> None:
                 f"The tiles of {image.file_name} would overwrite other files, such as those of "
                 f"{other}. Rename it."
             )
-
-
-def _read_picture(path: Path, size: tuple[int, int]) -> PillowImage.Image:
-    """The whole picture, upright as Detectron2 reads it. InputError if it is not there or not so
-    large."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    # Large images are our trade.
-    limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
-    try:
-        with Pillow.open(path) as image:
-            image.load()
-            picture = ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no image {path}. Run check.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Run check.") from error
-    finally:
-        Pillow.MAX_IMAGE_PIXELS = limit
-    if picture.size != size:
-        real, recorded = "×".join(map(str, picture.size)), "×".join(map(str, size))
-        raise InputError(f"{path} is {real}, but {recorded} is recorded. Run check --fix first.")
-    return picture
 
 
 def _save(picture: PillowImage.Image, path: Path) -> None:

@@ -1,19 +1,20 @@
 """XML files as small trees that know their line numbers, read safely.
 
-Entities, which make XML a way to read other files or to fill the memory, are refused by defusedxml.
+Entities, which make XML a way to read other files or to fill the memory, are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.sax.handler import ContentHandler
-from xml.sax.xmlreader import AttributesImpl
+from typing import NoReturn
 
 from dataset_tools.errors import InputError
+from dataset_tools.files import read_bytes
 
 DEEPEST = 100
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -28,7 +29,10 @@ class Node:
 
     def child(self, tag: str) -> Node | None:
         """The first child called `tag`."""
-        return next(self.all(tag), None)
+        for child in self.children:
+            if child.tag == tag:
+                return child
+        return None
 
     def all(self, tag: str) -> Iterator[Node]:
         """All children called `tag`."""
@@ -40,57 +44,82 @@ class Node:
         return "" if child is None else child.text
 
 
-def parse_xml(path: str | Path) -> Node:
-    """The root element of an XML file. InputError with line and column if it is not well-formed."""
-    from xml.sax import SAXException, SAXParseException
+def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
+    """The root element of an XML file, or of its `content` where that was read already.
 
-    from defusedxml import DefusedXmlException
-    from defusedxml.sax import make_parser
+    InputError with line and column if it is not well-formed.
+    """
+    chunks = [read_bytes(path) if content is None else content]
+    top = Node("", 0)
+    for _ in _parse(path, chunks, top):
+        pass
+    return top.children[0]
 
-    builder = _TreeBuilder(path)
-    parser = make_parser()
-    parser.setContentHandler(builder)
+
+def stream_xml(path: str | Path) -> Iterator[Node]:
+    """The root element, before it has children, then each of its children when it is complete.
+
+    A child is forgotten when the next one is asked for, so that the memory does not grow with the
+    file. InputError as from `parse_xml`, but not before the place of the fault is reached.
+    """
+    top = Node("", 0)
+    root: Node | None = None
+    with open(path, "rb") as file:
+        for open_nodes in _parse(path, iter(lambda: file.read(CHUNK_BYTES), b""), top):
+            if root is None and top.children:
+                root = top.children[0]
+                yield root
+            # The last child may still be open: the top and the root are, besides it.
+            while root is not None and len(root.children) > (len(open_nodes) > 2):
+                yield root.children.pop(0)
+
+
+def _parse(path: str | Path, chunks: Iterable[bytes], top: Node) -> Iterator[list[Node]]:
+    """Put the elements of a file into `top`; after each chunk, and at the end, gives those still
+    open."""
+    from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
+
+    parser = ParserCreate()
+    parser.buffer_text = True
+    open_nodes = [top]
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        line = parser.CurrentLineNumber
+        if len(open_nodes) > DEEPEST:
+            raise InputError(f"{path}:{line}: nested too deeply to be a label file.")
+        node = Node(name.rpartition(":")[2] if ":" in name else name, line, attributes, "", [])
+        open_nodes[-1].children.append(node)
+        open_nodes.append(node)
+
+    def end(_: str) -> None:
+        node = open_nodes.pop()
+        node.text = node.text.strip()
+
+    def characters(text: str) -> None:
+        open_nodes[-1].text += text
+
+    def refuse(*_: object) -> NoReturn:
+        raise InputError(f"{path}: XML with entities or external parts is not read.")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = characters
+    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = refuse
+    parser.ExternalEntityRefHandler = parser.SkippedEntityHandler = refuse
     try:
-        with open(path, "rb") as file:
-            parser.parse(file)
-    except SAXParseException as error:
+        for chunk in chunks:
+            parser.Parse(chunk, False)
+            yield open_nodes
+        parser.Parse(b"", True)
+        yield open_nodes
+    except ExpatError as error:
         raise InputError(
-            f"{path}: broken XML at line {error.getLineNumber()}, column "
-            f"{error.getColumnNumber() + 1}: {error.getMessage()}. Mend or remove the file."
+            f"{path}: broken XML at line {error.lineno}, column {error.offset + 1}: "
+            f"{ErrorString(error.code)}. Mend or remove the file."
         ) from error
-    except DefusedXmlException as error:
-        raise InputError(
-            f"{path}: XML with entities or external parts is not read ({error})."
-        ) from error
-    except (SAXException, LookupError, ValueError) as error:
+    except (LookupError, ValueError) as error:  # encodings that Python does not know
         raise InputError(f"{path}: cannot be read as XML: {error}.") from error
-    return builder.root
-
-
-class _TreeBuilder(ContentHandler):
-    root: Node
-
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        self._path = path
-        self._open: list[Node] = []
-        self._texts: list[list[str]] = []
-        self._locator = None
-
-    def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: N802 (SAX's name)
-        line = self._locator.getLineNumber()
-        if len(self._open) >= DEEPEST:
-            raise InputError(f"{self._path}:{line}: nested too deeply to be a label file.")
-        node = Node(name.rpartition(":")[2], line, dict(attrs.items()))
-        if self._open:
-            self._open[-1].children.append(node)
-        else:
-            self.root = node
-        self._open.append(node)
-        self._texts.append([])
-
-    def characters(self, content: str) -> None:
-        self._texts[-1].append(content)
-
-    def endElement(self, name: str) -> None:  # noqa: N802 (SAX's name)
-        self._open.pop().text = "".join(self._texts.pop()).strip()
+    finally:
+        # The handlers know the parser and it them: without this, each file waits for the collector.
+        parser.StartElementHandler = parser.EndElementHandler = None
+        parser.CharacterDataHandler = None

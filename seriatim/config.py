@@ -40,8 +40,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # The datasets that this config knows, each a mapping of NAME (what DATASETS.TRAIN and TEST call
     # it), JSON (a COCO JSON, as `python -m dataset_tools convert` writes it) and IMAGES (the folder
     # that its file names start from); for panoptic and semantic data PANOPTIC_JSON, PANOPTIC_ROOT,
-    # SEM_SEG_ROOT, STUFF_CLASSES, see seriatim/data/catalog.py. Relative paths start from the
-    # working directory; ~ and $VARIABLES are expanded.
+    # SEM_SEG_ROOT, STUFF_CLASSES; with ROTATED: True the rotated boxes that converted data have
+    # beside upright ones; see seriatim/data/catalog.py. Relative paths start from the working
+    # directory; ~ and $VARIABLES are expanded.
     s.DATASETS = []
     # Relative weight of each dataset in DATASETS.TRAIN; () samples every image equally often.
     s.DATASET_WEIGHTS = ()

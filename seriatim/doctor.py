@@ -72,7 +72,7 @@ _MODULES = {
     "shapely": "shapely",
     "matplotlib": "matplotlib",
     "rich": "rich",
-    "defusedxml": "defusedxml",
+    "msgspec": "msgspec",
     "yaml": "pyyaml",
 }
 

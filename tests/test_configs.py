@@ -1,5 +1,6 @@
 """The configs of this repository read, and their models train on data named by config alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,36 @@ SMALL = {
     ],
 )
 def test_a_model_trains_and_is_evaluated_on_data_named_by_config(config, metric, shapes):
+    train_and_evaluate(config, metric, shapes)
+
+
+@pytest.mark.slow
+def test_a_rotated_model_trains_on_the_rotated_boxes_of_converted_data(shapes):
+    data = yaml.safe_load((shapes / "shapes.yaml").read_text())
+    labels = Path(data["SERIATIM"]["DATASETS"][0]["JSON"])
+    content = json.loads(labels.read_text())
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        rbox = [x + width / 2, y + height / 2, width, height, 30.0]
+        annotation["attributes"] = {"rbox": rbox}
+    labels.write_text(json.dumps(content))
+    data["SERIATIM"]["DATASETS"][0]["ROTATED"] = True
+    (shapes / "shapes.yaml").write_text(yaml.safe_dump(data))
+    few = {
+        f"MODEL.RPN.{when}_NMS_TOPK_{mode}": 20
+        for when in ("PRE", "POST")
+        for mode in ("TRAIN", "TEST")
+    }
+    few |= {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8, "INPUT.MIN_SIZE_TRAIN": (96,)}
+    few |= {"SOLVER.BASE_LR": 1e-4}  # from random weights
+    train_and_evaluate("RotatedFasterRCNN-R50-FPN", "bbox", shapes, few)
+
+
+def train_and_evaluate(config, metric, shapes, more=None):
     joined = shapes / "joined.yaml"
     bases = [str(CONFIGS / f"{config}.yaml"), str(shapes / "shapes.yaml")]
     joined.write_text(yaml.safe_dump({"_BASE_": bases}))
-    small = SMALL | {"OUTPUT_DIR": shapes / "output"}
+    small = SMALL | {"OUTPUT_DIR": shapes / "output"} | (more or {})
     overrides = [str(word) for pair in small.items() for word in pair]
     cfg = setup(parse_arguments(["--config-file", str(joined), *overrides]))
     trainer = Trainer(cfg)

@@ -25,14 +25,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
+from dataset_tools.files import read_bytes
+from dataset_tools.images import is_file, is_folder
 from dataset_tools.notes import Notes
 
 Carried = Literal[
@@ -103,6 +106,7 @@ class Plan:
     remarks: list[str] = field(default_factory=list)  # decisions taken, told in the summary
     keep_ids: bool = False  # records carry ids that the COCO file shall have
     embedded: bool = False  # records hold the image files (`Image.content`); they get written
+    streams: bool = False  # an item may be as large as the dataset: its images are not gathered
     parallel: bool = True  # reading an item is work enough to be given to another process
 
 
@@ -185,6 +189,10 @@ class Glimpse:
 
     def head(self, name: str) -> str:
         """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
+        return decode_text(self.head_bytes(name), errors="replace")
+
+    def head_bytes(self, name: str) -> bytes:
+        """Beginning of a file of `files`."""
         if name not in self._heads:
             path = self.path if self.path.is_file() else self.path / name
             try:
@@ -192,7 +200,7 @@ class Glimpse:
                     self._heads[name] = file.read(self.HEAD_BYTES)
             except OSError:
                 self._heads[name] = b""
-        return decode_text(self._heads[name], errors="replace")
+        return self._heads[name]
 
     def _list_folder(self) -> None:
         queue = deque([("", 0)])
@@ -205,9 +213,9 @@ class Glimpse:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_file():
+                if is_file(entry):
                     self.files.append(prefix + entry.name)
-                elif entry.is_dir() and depth < self.DEEPEST:
+                elif is_folder(entry) and depth < self.DEEPEST:
                     self.folders.append(prefix + entry.name)
                     queue.append((prefix + entry.name + "/", depth + 1))
 
@@ -246,6 +254,14 @@ def split_of_folders(path: str) -> str | None:
     return None
 
 
+def split_of_shard(name: str) -> str | None:
+    """The split that a file's name, or else a folder of it, stands for
+    (`coco_train.record-00000-of-00010` → train)."""
+    *folders, file = PurePosixPath(name).parts
+    words = [*re.split(r"[-_.]", file), *reversed(folders)]
+    return next((SPLIT_NAMES[word.lower()] for word in words if word.lower() in SPLIT_NAMES), None)
+
+
 def decode_text(content: bytes, encoding: str | None = None, errors: str = "strict") -> str:
     """Text of `content`: by its byte order mark, else by `encoding`, else UTF-8."""
     for mark, marked in (
@@ -262,7 +278,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> str:
     """Text of a file in `encoding` (default UTF-8; a byte order mark overrules). InputError if it
     is not."""
     try:
-        return decode_text(Path(path).read_bytes(), encoding)
+        return decode_text(read_bytes(path), encoding)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: byte {error.start} is not {error.encoding}. Save the file as UTF-8"

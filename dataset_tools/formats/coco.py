@@ -1,4 +1,8 @@
-"""COCO JSON: instances, keypoints and panoptic; normalised on the way.
+"""COCO JSON: instances, keypoints, stuff, panoptic, captions and results; normalised on the way.
+
+The files are described at https://cocodataset.org/#format-data and #format-results. Of a folder,
+those that say different things of the same images (instances_train2017.json,
+person_keypoints_train2017.json, stuff_…, captions_…) are joined by the images' ids.
 
 Boxes are XYWH in continuous 0-based pixels. Panoptic PNGs hold a segment's id as R + 256 G + 65536
 B, 0 where there is none; every segment becomes an instance with an RLE.
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +24,6 @@ from dataset_tools.coco import (
     Dataset,
     Image,
     image_root,
-    parse_coco,
     read_box,
     read_json,
 )
@@ -35,6 +38,8 @@ from dataset_tools.formats.base import (
     root_of,
     split_of_folders,
 )
+from dataset_tools.formats.coco_join import join, parse_with_captions, results_content
+from dataset_tools.formats.coco_write import PREFIXES, UNSPLIT, write
 from dataset_tools.images import ImageIndex
 from dataset_tools.notes import Notes
 from dataset_tools.rle import Box
@@ -42,8 +47,12 @@ from dataset_tools.rle import Box
 if TYPE_CHECKING:
     import numpy as np
 
+_ITEMS = re.compile(r'"items"\s*:\s*\[')
 _TOP_KEY = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
-_KINDS = re.compile(r"^(instances|person_keypoints|keypoints|panoptic|stuff)_")
+_KINDS = re.compile(
+    r"^(instances|person_keypoints|keypoints|panoptic|stuff|captions|image_info|results)_"
+)
+_JOINED = ("instances", "person_keypoints", "keypoints", "stuff", "captions", "image_info")
 
 
 @dataclass(frozen=True)
@@ -63,24 +72,34 @@ def plan(
     images: Path | None = None,
     panoptic_images: str | None = None,
     ids: str = "new",
+    results_of: str | None = None,
 ) -> Plan:
     """Plan to read a COCO file, or all of those in a folder (instances_train2017.json: split
     train)."""
-    files = [path] if path.is_file() else _files_by_split(path)
+    groups = [[path]] if path.is_file() else _files_by_split(path)
     datasets: list[Dataset] = []
     items: list[Item] = []
-    for file in files:
-        content = read_json(file)
+    remarks: list[str] = []
+    for first, *others in groups:
+        content = _with_file_names(_without_project(read_json(first)))
+        if isinstance(content, list):
+            content = results_content(first, content, results_of)
         panoptic = _is_panoptic(content)
-        dataset = parse_coco(file, {**content, "annotations": []} if panoptic else content, notes)
+        labels = {**content, "annotations": []} if panoptic else content
+        dataset = parse_with_captions(first, labels, notes)
+        for file in others:
+            join(dataset, parse_with_captions(file, read_json(file), notes), file)
+            remarks.append(f"{file.name} is joined to {first.name}, by the ids of their images")
         datasets.append(dataset)
-        split = _split_name(path, file) if path.is_dir() else None
-        near = _KINDS.sub("", file.stem)
+        split = _split_name(path, first) if path.is_dir() else None
+        near = _KINDS.sub("", first.stem)
+        names = {category.id: category.name for category in dataset.categories}
         for image in dataset.images:
             image.split = split
+            _name_looked_for(image, names)
         if panoptic:
-            folder = Path(panoptic_images) if panoptic_images else file.with_suffix("")
-            items += _panoptic_items(file, content, dataset, folder, near, notes)
+            folder = Path(panoptic_images) if panoptic_images else first.with_suffix("")
+            items += _panoptic_items(first, content, dataset, folder, near, notes)
         else:
             items += [Item(image, near) for image in dataset.images]
     root = images or (path if path.is_dir() else _likely_root(path, datasets[0]))
@@ -92,6 +111,7 @@ def plan(
         categories=lambda _: categories,
         info={"source_info": datasets[0].info} if datasets[0].info else {},
         licenses=datasets[0].licenses,
+        remarks=remarks,
         keep_ids=ids == "keep",
         parallel=any(item.png for item in items),
     )
@@ -127,8 +147,9 @@ class _Reader:
         name = item.image.file_name.replace("\\", "/")
         parts = name.split("/")
         safe = ".." not in parts and not name.startswith("/") and ":" not in parts[0]
-        if safe and os.path.isfile(self.root / name):
-            return name
+        for place in (name, f"{item.near}/{name}"):
+            if safe and os.path.isfile(self.root / place):
+                return place
         found = self.index.find(name, near=f"{item.near}/")
         if found:
             return found
@@ -194,7 +215,7 @@ def _segment_ids(item: Item) -> np.ndarray:
         raise InputError(
             f"{item.png}: this panoptic PNG is missing. Give their folder by --panoptic-images."
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{item.png}: cannot be read as an image: {error}") from error
     if colours.shape[:2] != (item.image.height, item.image.width):
         height, width = colours.shape[:2]
@@ -203,6 +224,32 @@ def _segment_ids(item: Item) -> np.ndarray:
             f"{item.image.width}×{item.image.height}."
         )
     return colours @ np.array([1, 256, 65536])
+
+
+def _with_file_names(content: Any) -> Any:
+    """LVIS 1 has no `file_name`: folder and file of `coco_url` are that."""
+    images = content.get("images") if isinstance(content, dict) else None
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image:
+            url = image.get("coco_url")
+            if isinstance(url, str):
+                image["file_name"] = "/".join(url.split("/")[-2:])
+    return content
+
+
+def _name_looked_for(image: Image, names: Mapping[int | None, str]) -> None:
+    """LVIS's lists of category ids as lists of names, for categories may get other ids."""
+    for kind in ("neg", "not_exhaustive"):
+        ids = image.attributes.pop(f"{kind}_category_ids", None)
+        if ids is None:
+            continue
+        if not isinstance(ids, list) or not all(
+            type(number) is int and number in names for number in ids
+        ):
+            raise InputError(
+                f"{image.source}: {kind}_category_ids is not a list of ids that categories have."
+            )
+        image.attributes[f"{kind}_categories"] = [names[number] for number in ids]
 
 
 def _panoptic_items(
@@ -220,9 +267,16 @@ def _panoptic_items(
             raise InputError(
                 f"{file}: the annotation of image {image.id} has no segments or no PNG."
             )
-        yield Item(image, near, segments, folder / Path(entry["file_name"]).name, names)
+        yield Item(image, near, segments, _inside(folder, entry["file_name"]), names)
     for image_id in entries:
         notes.drop("panoptic annotation of no image", f"{file}: image_id {image_id}")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of that name in the folder, or of its last part where it would lead out of it."""
+    path = Path(name.replace("\\", "/"))
+    plain = not path.is_absolute() and ".." not in path.parts
+    return folder / path if plain and os.path.isfile(folder / path) else folder / path.name
 
 
 def _is_panoptic(content: Any) -> bool:
@@ -234,15 +288,41 @@ def _is_panoptic(content: Any) -> bool:
     )
 
 
+def _without_project(content: Any) -> Any:
+    """The content without the category 0 that Roboflow adds: the project's name, which no
+    annotation has and all other categories name as their super-category. They may share the name.
+    """
+    categories = content.get("categories") if isinstance(content, dict) else None
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(categories, list) or not isinstance(annotations, list):
+        return content
+    if not all(isinstance(entry, dict) for entry in (*categories, *annotations)):
+        return content
+    first, *others = categories or [{}]
+    project = first.get("name")
+    if (
+        others
+        and first.get("id") == 0
+        and first.get("supercategory") == "none"
+        and all(category.get("supercategory") == project for category in others)
+        and not any(annotation.get("category_id") == 0 for annotation in annotations)
+    ):
+        return {**content, "categories": others}
+    return content
+
+
 def _looks_like_coco(head: str) -> bool:
     keys = set(_TOP_KEY.findall(head))
+    if _ITEMS.search(head) and '"images"' not in head:
+        return False  # Datumaro, whose items have annotations
     entries = '"image_id"' in head or ('"file_name"' in head and '"id"' in head)
     return head.lstrip().startswith("{") and bool(keys) and (entries or len(keys) > 2)
 
 
-def _files_by_split(folder: Path) -> list[Path]:
+def _files_by_split(folder: Path) -> list[list[Path]]:
+    """The files of each split; of several the one with the objects first."""
     glimpse = Glimpse(folder)
-    splits: dict[str, list[str]] = {}
+    splits: dict[str | None, list[str]] = {}
     for name in glimpse.with_suffix(".json"):
         if _looks_like_coco(glimpse.head(name)):
             splits.setdefault(_split_name(folder, folder / name), []).append(name)
@@ -251,21 +331,33 @@ def _files_by_split(folder: Path) -> list[Path]:
             f"{folder}: there is no COCO file (*.json with images and annotations) in it."
         )
     for split, names in splits.items():
-        if len(names) > 1:
+        if len(names) == 1:
+            continue
+        kinds = [_kind_of(name) for name in names]
+        if None in kinds or len(set(kinds)) < len(kinds):
             raise InputError(
                 f"{folder}: {' and '.join(names)} are both of split {split}. Convert one of them, "
                 "by its path."
             )
+        names.sort(key=lambda name: _JOINED.index(_kind_of(name)))
     order = {"train": 0, "val": 1, "test": 2}
-    return [folder / splits[name][0] for name in sorted(splits, key=lambda n: (order.get(n, 3), n))]
+    ordered = sorted(splits, key=lambda name: (order.get(name, 3), name or ""))
+    return [[folder / name for name in splits[split]] for split in ordered]
 
 
-def _split_name(folder: Path, file: Path) -> str:
-    """Split that a file's folder or name stands for, else its whole name."""
+def _kind_of(name: str) -> str | None:
+    """What a file says of its images, by its name, if it can be joined to others."""
+    kind = _KINDS.match(name.rpartition("/")[2])
+    return kind[1] if kind is not None and kind[1] in _JOINED else None
+
+
+def _split_name(folder: Path, file: Path) -> str | None:
+    """Split that a file's folder or name stands for, else its whole name; None: `all`."""
     of_folder = split_of_folders(file.relative_to(folder).as_posix())
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[_\-. ]", file.stem.lower())]
     of_name = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
-    return of_folder or of_name or file.stem
+    name = _KINDS.sub("", file.stem)
+    return of_folder or of_name or (None if name == UNSPLIT else name)
 
 
 def _likely_root(file: Path, dataset: Dataset) -> Path:
@@ -295,14 +387,15 @@ def _joined_categories(datasets: list[Dataset]) -> list[Category]:
 
 FORMAT = Format(
     name="coco",
-    title="COCO JSON (instances, keypoints, panoptic)",
-    layout="a JSON file, or a folder with one for each split (instances_train2017.json, …)",
+    title="COCO JSON (instances, keypoints, stuff, panoptic, captions, results)",
+    layout="a JSON file, or a folder with some for each split (instances_train2017.json, …)",
     carries=("boxes", "masks", "keypoints", "attributes", "splits"),
-    loses="captions; panoptic segments become instances (isthing stays with the category)",
+    loses="panoptic segments become instances (isthing stays with the category)",
     recognise=recognise,
     plan=plan,
     conventions="0-based continuous XYWH. Keys that COCO does not know are kept under attributes. "
-    "Uncompressed RLEs are compressed; categories are renumbered in the order of their ids.",
+    "Uncompressed RLEs are compressed; categories are renumbered in the order of their ids. "
+    "Captions are kept with their image, results with their score.",
     options=(
         Option(
             "--ids",
@@ -315,5 +408,34 @@ FORMAT = Format(
             "folder of the panoptic PNGs (default: named like the JSON file)",
             metavar="DIR",
         ),
+        Option(
+            "--results-of",
+            "for a list of results: the COCO file with its images and categories",
+            metavar="FILE",
+        ),
     ),
+    write=write,
+    write_options=(
+        Option(
+            "--kinds",
+            f"files to write, of {', '.join(PREFIXES)}; auto: instances (with keypoints, if any) "
+            "and captions, if any",
+            default="auto",
+            metavar="KIND,…",
+        ),
+        Option(
+            "--attributes",
+            "drop: only keys that COCO knows",
+            default="keep",
+            choices=("keep", "drop"),
+        ),
+        Option(
+            "--photos",
+            "link: put the images into a folder for each split; none: write labels alone",
+            default="link",
+            choices=("link", "none"),
+        ),
+    ),
+    write_loses="nothing of instances; panoptic has no attributes, keypoints or overlaps, results "
+    "have scores and no other attributes",
 )

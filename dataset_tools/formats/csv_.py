@@ -11,9 +11,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dataset_tools.coco import Annotation, Box, Image
 from dataset_tools.errors import InputError
@@ -26,6 +26,7 @@ from dataset_tools.formats.base import (
     Plan,
     read_text,
     root_of,
+    split_of_folders,
 )
 from dataset_tools.images import ImageIndex, image_size, is_image_name
 from dataset_tools.notes import Notes
@@ -81,6 +82,8 @@ class Item:
     split: str | None
     size: tuple[int, int] | None
     rows: list[Row]
+    file: Path
+    form: str
 
 
 def plan(
@@ -94,37 +97,26 @@ def plan(
     decimal: str = "auto",
     encoding: str | None = None,
 ) -> Plan:
-    """Plan to read a CSV file, or the only one in a folder."""
-    file = path if path.is_file() else _only_file(path)
-    text = read_text(file, encoding)
-    separator = _delimiter(text, file) if delimiter == "auto" else _DELIMITERS[delimiter]
-    lines = [
-        (number, row)
-        for number, row in _lines(text, separator, file)
-        if any(cell.strip() for cell in row)
-    ]
-    if not lines:
-        raise InputError(f"{file}: there is no row in it.")
-    first = lines[0][1]
-    names = (
-        _given(columns) if columns else _names(first) if _is_header(first) else list(WITHOUT_HEADER)
-    )
-    has_header = _is_header(first)
-    if has_header:
-        lines = lines[1:]
-    table = _Table(
-        file, names, decimal if decimal != "auto" else ("," if separator != "," else ".")
-    )
-    form = table.form(box)
-    items = table.items(lines, form, notes)
+    """Plan to read a CSV file, or those in a folder, each a split if there are several."""
+    files = {path: None} if path.is_file() else files_by_split(path, _evidence)
+    tables = {
+        file: _Table.of(file, read_text(file, encoding), columns, box, delimiter, decimal)
+        for file in files
+    }
+    items = [item for file, table in tables.items() for item in table.items(files[file], notes)]
     unit = _units(items) if units == "auto" else units
-    root = root_of(file, images)
-    remark = f"columns {', '.join(names)}; boxes are {form} in {unit}"
+    root = root_of(path, images)
+    remarks = [
+        f"{file.name if path.is_file() else file.relative_to(path)}: columns "
+        f"{', '.join(table.names)}; boxes are {table.form} in {unit}"
+        + ("" if table.has_header else " (no header line found)")
+        for file, table in tables.items()
+    ]
     return Plan(
         image_root=root,
         items=items,
-        read=_Reader(file, ImageIndex(root), form, _DIVISORS[unit]),
-        remarks=[remark + ("" if has_header else " (no header line found)")],
+        read=_Reader(path if path.is_dir() else path.parent, ImageIndex(root), _DIVISORS[unit]),
+        remarks=remarks,
         parallel=False,  # the work is done: all rows are read
     )
 
@@ -133,27 +125,39 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     """A text file whose first line names columns of images and boxes, or has an image and
     numbers."""
     for name in glimpse.with_suffix(".csv", ".tsv")[:20]:
-        text = glimpse.head(name)
-        first = text.splitlines()[:1]
-        cells = next(csv.reader(first, delimiter=_delimiter(text)), []) if first else []
-        names = _names(cells) if _is_header(cells) else []
-        if "image" in names and ("bbox" in names or _form_of(names)):
-            known = ", ".join(column for column in names if column in COLUMNS)
-            return Evidence(f"{name} has a header line with {known}")
-        if len(cells) == len(WITHOUT_HEADER) and is_image_name(cells[0]):
-            return Evidence(f"{name} has rows of an image, four numbers and a label", certain=False)
+        if evidence := _evidence(name, glimpse.head(name)):
+            return evidence
     return None
 
 
-@dataclass
+def _evidence(name: str, text: str) -> Evidence | None:
+    """Whether a file that begins with `text` has boxes."""
+    first = text.splitlines()[:1]
+    cells = next(csv.reader(first, delimiter=delimiter_of(text)), []) if first else []
+    names = column_names(cells) if is_header(cells) else []
+    if "image" in names and ("bbox" in names or _form_of(names)):
+        known = ", ".join(column for column in names if column in COLUMNS)
+        # Open Images' files could be read as any CSV, but their own reader knows what they mean.
+        certain = not {"LabelName", "IsGroupOf"} <= set(cells)
+        return Evidence(f"{name} has a header line with {known}", certain)
+    if len(cells) == len(WITHOUT_HEADER) and is_image_name(cells[0]):
+        return Evidence(f"{name} has rows of an image, four numbers and a label", certain=False)
+    return None
+
+
 class _Table:
     """Rows of a file with named columns, turned into items."""
 
-    file: Path
-    names: list[str]
-    decimal: str
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, file: Path, lines: list[tuple[int, list[str]]], columns: str | None, decimal: str
+    ) -> None:
+        self.file = file
+        self.decimal = decimal
+        first = lines[0][1]
+        self.has_header = is_header(first)
+        found = column_names(first) if self.has_header else list(WITHOUT_HEADER)
+        self.names = _given(columns) if columns else found
+        self._lines = lines[1:] if self.has_header else lines
         if "image" not in self.names:
             raise InputError(
                 f"{self.file}: no column is called image or alike (found: "
@@ -161,7 +165,26 @@ class _Table:
                 "Name them by --columns image,x1,y1,x2,y2,label or alike; - for those to leave out."
             )
 
-    def form(self, wanted: str) -> str:
+    @classmethod
+    def of(
+        cls, file: Path, text: str, columns: str | None, box: str, delimiter: str, decimal: str
+    ) -> _Table:
+        """The table in `text`, by the options of the format."""
+        separator = delimiter_of(text, file) if delimiter == "auto" else _DELIMITERS[delimiter]
+        lines = [
+            (number, row)
+            for number, row in csv_rows(text, separator, file)
+            if any(cell.strip() for cell in row)
+        ]
+        if not lines:
+            raise InputError(f"{file}: there is no row in it.")
+        if decimal == "auto":
+            decimal = "," if separator != "," else "."
+        table = cls(file, lines, columns, decimal)
+        table.form = table._form(box)
+        return table
+
+    def _form(self, wanted: str) -> str:
         """Form of the boxes, xyxy, xywh or cxcywh; the columns then have the names of `FORMS`."""
         if "bbox" in self.names:
             return "xywh" if wanted == "auto" else wanted
@@ -175,10 +198,10 @@ class _Table:
         self.names = renamed
         return form
 
-    def items(self, lines: list[tuple[int, list[str]]], form: str, notes: Notes) -> list[Item]:
-        """Rows by image, in the order in which the images first occur."""
+    def items(self, own_split: str | None, notes: Notes) -> list[Item]:
+        """Rows by image, in the order in which the images first occur. `own_split`: the file's."""
         items: dict[tuple[str, str | None], Item] = {}
-        for number, cells in lines:
+        for number, cells in self._lines:
             place = f"{self.file}:{number}"
             if len(cells) < len(self.names):
                 cells = cells + [""] * (len(self.names) - len(cells))
@@ -197,10 +220,11 @@ class _Table:
                 notes.drop("row without an image", place)
                 continue
             split = values.pop("split", "") or None
-            split = SPLIT_NAMES.get(split.lower(), split) if split else None
+            split = SPLIT_NAMES.get(split.lower(), split) if split else own_split
             size = self._size(values, place)
-            item = items.setdefault((image, split), Item(number, image, split, size, []))
-            numbers = self._box(values, form, place)
+            item = Item(number, image, split, size, [], self.file, self.form)
+            item = items.setdefault((image, split), item)
+            numbers = self._box(values, place)
             label = values.pop("label", "object")
             if numbers is not None and not label:
                 notes.drop("box without a label", place)
@@ -215,11 +239,11 @@ class _Table:
             return None
         return int(self._number(width, place)), int(self._number(height, place))
 
-    def _box(self, values: dict[str, str], form: str, place: str) -> Box | None:
+    def _box(self, values: dict[str, str], place: str) -> Box | None:
         if "bbox" in self.names:
             cells = [cell for cell in re.split(r"[\s,;\[\]()]+", values.pop("bbox")) if cell]
         else:
-            cells = [values.pop(name) for name in FORMS[form]]
+            cells = [values.pop(name) for name in FORMS[self.form]]
         if not any(cells):
             return None
         if len(cells) != 4:
@@ -241,14 +265,14 @@ class _Table:
 
 @dataclass
 class _Reader:
-    file: Path
+    base: Path
     index: ImageIndex
-    form: str
     divisor: float | None
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        place = f"{self.file}:{item.line}"
-        found = self.index.find(item.image)
+        place = f"{item.file}:{item.line}"
+        near = item.file.relative_to(self.base).as_posix()
+        found = self.index.find(item.image, near=near)
         if found is None:
             notes.suspect("image file that is missing (kept)", f"{place}: {item.image}")
         name = found or re.split(r"[\\/]", item.image)[-1]
@@ -266,9 +290,9 @@ class _Reader:
             annotations=[
                 Annotation(
                     row.label,
-                    self._box(row.numbers, size),
+                    self._box(row.numbers, item.form, size),
                     attributes=dict(row.attributes),
-                    source=f"{self.file}:{row.line}",
+                    source=f"{item.file}:{row.line}",
                 )
                 for row in item.rows
             ],
@@ -276,11 +300,11 @@ class _Reader:
             source=place,
         )
 
-    def _box(self, numbers: Box, size: tuple[int, int]) -> Box:
+    def _box(self, numbers: Box, form: str, size: tuple[int, int]) -> Box:
         first, second, third, fourth = numbers
-        if self.form == "xywh":
+        if form == "xywh":
             third, fourth = first + third, second + fourth
-        elif self.form == "cxcywh":
+        elif form == "cxcywh":
             first, second, third, fourth = (
                 first - third / 2,
                 second - fourth / 2,
@@ -297,16 +321,32 @@ _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space"
 _DIVISORS: dict[str, float | None] = {"pixels": None, "fractions": 1, "percent": 100}
 
 
-def _only_file(folder: Path) -> Path:
+def files_by_split(
+    folder: Path, evidence: Callable[[str, str], Evidence | None]
+) -> dict[Path, str | None]:
+    """The only fitting file in a folder, or several with the split of each, by folder or name.
+
+    `evidence` says from a file's name and beginning whether it is of the format.
+    """
     glimpse = Glimpse(folder)
-    files = glimpse.with_suffix(".csv", ".tsv")
-    if len(files) != 1:
-        found = f"are {len(files)}: {', '.join(files[:5])}" if files else "is none"
-        raise InputError(f"{folder}: wanted is one CSV file, but there {found}. Give its path.")
-    return folder / files[0]
+    names = glimpse.with_suffix(".csv", ".tsv")
+    if len(names) > 1:
+        names = [name for name in names if evidence(name, glimpse.head(name))] or names
+    splits = {
+        name: split_of_folders(name) or SPLIT_NAMES.get(PurePosixPath(name).stem.lower())
+        for name in names
+    }
+    if len(names) > 1 and (None in splits.values() or len(set(splits.values())) < len(names)):
+        raise InputError(
+            f"{folder}: there are {len(names)}: {', '.join(names[:5])}. Their folders and names "
+            "do not tell which is of which split. Give the path of one."
+        )
+    if not names:
+        raise InputError(f"{folder}: wanted is a CSV file, but there is none. Give its path.")
+    return {folder / name: split for name, split in splits.items()}
 
 
-def _delimiter(text: str, file: Path | None = None) -> str:
+def delimiter_of(text: str, file: Path | None = None) -> str:
     """The delimiter that cuts the first lines into the same number of cells, the most if several
     do."""
     lines = [line for line in text.splitlines()[:50] if line.strip()]
@@ -321,7 +361,7 @@ def _delimiter(text: str, file: Path | None = None) -> str:
     return best
 
 
-def _lines(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows with the number of the line they end on."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
@@ -331,7 +371,7 @@ def _lines(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[st
         raise InputError(f"{file}:{reader.line_num}: broken CSV: {error}.") from error
 
 
-def _is_header(cells: list[str]) -> bool:
+def is_header(cells: list[str]) -> bool:
     """Whether a first row has names of columns: neither a number nor the name of an image file."""
     filled = [cell.strip() for cell in cells if cell.strip()]
     return len(filled) > 1 and not any(_is_number(cell) or is_image_name(cell) for cell in filled)
@@ -345,7 +385,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _names(header: list[str]) -> list[str]:
+def column_names(header: list[str]) -> list[str]:
     """Our names for the columns of a header line; the own name of those that we do not know."""
     plain = [re.sub(r"[\s._\-]", "", cell.lower()) for cell in header]
     names = [cell.strip() for cell in header]
@@ -394,7 +434,8 @@ def _units(items: list[Item]) -> str:
 FORMAT = Format(
     name="csv",
     title="CSV, one box a row",
-    layout="a .csv or .tsv file, or the folder of one; images beside it or in --images",
+    layout="a .csv or .tsv file, or a folder with one, or one in each of train/, valid/, "
+    "test/; images beside it or in --images",
     carries=("boxes", "attributes", "splits"),
     loses="",
     recognise=recognise,

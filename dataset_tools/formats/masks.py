@@ -1,20 +1,26 @@
-"""Folders with one mask image per instance, as in the Data Science Bowl 2018.
+"""Folders of mask images, with one file per instance or one per image.
 
-`ID/images/ID.png` with `ID/masks/*.png`, or `images/ID.png` with `masks/ID/*.png`. In a mask, every
-value but 0 belongs to the instance.
+- `ID/images/ID.png` with `ID/masks/*.png` (Data Science Bowl 2018), or `images/a.png` with
+  `masks/a/*.png`: one file per instance; every value but 0 belongs to it.
+- `images/a.png` with `masks/a.png`: one file for all instances of an image. With a palette or one
+  channel (of 8 or 16 bits), each number but 0 is an instance; in RGB, each colour but black.
+- `masks/CLASS/…`, or `class_masks/CLASS/…`, which cannot be mistaken: either of these for each
+  class, whose name is that of its folder.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_tools.coco import Annotation, Category, Image, Segmentation
+from dataset_tools.coco import Annotation, Category, Dataset, Image, Segmentation
 from dataset_tools.errors import InputError
+from dataset_tools.export import distinct_stems, joined_categories, place_image
 from dataset_tools.formats.base import (
+    SPLIT_NAMES,
     Evidence,
     Format,
     Glimpse,
@@ -24,18 +30,33 @@ from dataset_tools.formats.base import (
     split_of_folders,
 )
 from dataset_tools.images import image_size, is_image_name, walk_files
+from dataset_tools.instance_map import instance_map, segmentation_mask
 from dataset_tools.notes import Notes
+from dataset_tools.palette import save_numbers
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+ENCODINGS = ("auto", "binary", "values", "colours")
+STYLES = ("files", "indexed", "id16", "rgb")
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask image (relative to the dataset), its class, and whether it is all of its image."""
+
+    name: str
+    category: str | None
+    whole: bool
+
+
 @dataclass(frozen=True)
 class Item:
-    """An image and its masks, as paths relative to the image root or the dataset."""
+    """An image (relative to the image root) and its masks."""
 
     image: str
-    masks: tuple[str, ...]
+    masks: tuple[MaskFile, ...]
 
 
 def plan(
@@ -44,72 +65,211 @@ def plan(
     images: Path | None = None,
     category: str = "object",
     segmentation: str = "rle",
+    encoding: str = "auto",
+    void: int | None = None,
 ) -> Plan:
     """Plan to read the folder of a dataset."""
     if not path.is_dir():
         raise InputError(f"{path}: is a file. Give the folder that holds the images and masks.")
     root = root_of(path, images)
-    masks_of: dict[str, list[str]] = {}
-    pictures: dict[str, list[str]] = {}
+    pictures = _Pictures(name for name in walk_files(root) if is_image_name(name))
+    masks_of: dict[str, list[MaskFile]] = {}
     for name in walk_files(path):
-        if is_image_name(name) and (key := _key_of_mask(name)) is not None:
-            masks_of.setdefault(key, []).append(name)
-    for name in walk_files(root):
-        if is_image_name(name) and (key := _key_of_image(name)) is not None:
-            pictures.setdefault(key, []).append(name)
-    items: list[Item] = []
-    for key, names in sorted(pictures.items()):
-        masks = masks_of.pop(key, [])
-        if not masks:
-            notes.suspect("image without a mask (kept, without objects)", names[0])
-        if len(names) > 1:
-            raise InputError(f"{root}: {names[0]} and {names[1]} have the same masks ({key}).")
-        items.append(Item(names[0], tuple(masks)))
-    for names in masks_of.values():
-        for name in names:
+        if not is_image_name(name) or not _is_mask(name):
+            continue
+        found = pictures.of_mask(name)
+        if found is None:
             notes.drop("mask whose image is not there", str(path / name))
-    if not items or not any(item.masks for item in items):
+        else:
+            masks_of.setdefault(found[0], []).append(found[1])
+    items = [Item(name, tuple(masks_of.get(name, ()))) for name in pictures.names]
+    for item in items:
+        if not item.masks:
+            notes.suspect("image without a mask (kept, without objects)", item.image)
+    if not masks_of:
         raise InputError(
             f"{path}: found no ID/images/ID.png with ID/masks/*.png, nor images/ID.png with "
-            "masks/ID/*.png."
+            "masks/ID/*.png or masks/ID.png."
         )
+    masks = [mask for masks in masks_of.values() for mask in masks]
     return Plan(
         image_root=root,
         items=items,
-        read=_Reader(path, root, category, segmentation == "polygon"),
-        categories=lambda _: [Category(category)],
+        read=_Reader(path, root, category, segmentation == "polygon", encoding, void),
+        categories=_Categories(tuple(sorted({mask.category or category for mask in masks}))),
+        remarks=list(_remarks(path, masks, encoding)),
     )
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
-    """Image files of which several belong, as masks, to one image."""
+    """Image files that belong, as masks, to others."""
     names = [name for name in glimpse.files if is_image_name(name)]
-    pictures = {key: name for name in names if (key := _key_of_image(name)) is not None}
+    pictures = _Pictures(names)
     for name in names:
-        key = _key_of_mask(name)
-        if key in pictures:
-            return Evidence(f"{name} is a mask beside the image {pictures[key]}")
+        if _is_mask(name) and (found := pictures.of_mask(name)) is not None:
+            return Evidence(f"{name} is a mask beside the image {found[0]}")
     return None
 
 
-def _key_of_mask(name: str) -> str | None:
-    """What a mask and its image have in common: the path without `masks`, and the image's name."""
-    folders = PurePosixPath(name).parts[:-1]
-    if folders[-1:] == ("masks",) and len(folders) > 1:  # ID/masks/x.png
-        return "/".join(folders[:-1]) + "/"
-    if folders[-2:-1] == ("masks",):  # masks/ID/x.png
-        return "/".join((*folders[:-2], folders[-1]))
-    return None
+def write(
+    splits: Mapping[str | None, Dataset],
+    folder: Path,
+    notes: Notes,
+    images: Path | None,
+    style: str = "files",
+    classes: str = "auto",
+) -> None:
+    """Write images/ and masks/ (or class_masks/), in a folder for each split."""
+    names = [category.name for category in joined_categories(splits.values())]
+    by_class = len(names) > 1 if classes == "auto" else classes == "folders"
+    notes.tell(f"masks are written {'by' if by_class else 'without'} class (--classes)")
+    if by_class:
+        for name in names:
+            if "/" in name or name.startswith(".") or name != name.strip():
+                raise InputError(f"The category {name!r} cannot name a folder. Rename it.")
+    for split, dataset in splits.items():
+        if split is not None and split not in SPLIT_NAMES.values():
+            notes.suspect("split that is not train, val or test (a folder only)", split)
+        base = folder / (split or "")
+        for image, stem in distinct_stems(dataset.images, notes):
+            place_image(images, image.file_name, base / "images" / image.file_name)
+            groups: dict[str, list[Annotation]] = {}
+            for annotation in image.annotations:
+                if _is_written(annotation, image, notes):
+                    groups.setdefault(annotation.category if by_class else "", []).append(
+                        annotation
+                    )
+            if style == "files":
+                for name, group in groups.items():
+                    _write_files(_folder(base, name) / stem, group, image)
+            else:
+                kept = [annotation for group in groups.values() for annotation in group]
+                owners, objects = instance_map(replace(image, annotations=kept), notes)
+                for name in groups or ([] if by_class else [""]):
+                    chosen = [not by_class or a.category == name for a in objects]
+                    _write_map(_folder(base, name) / f"{stem}.png", owners, chosen, style)
 
 
-def _key_of_image(name: str) -> str | None:
-    *folders, file = PurePosixPath(name).parts
-    stem = os.path.splitext(file)[0]
-    if folders[-1:] != ["images"]:
+def _folder(base: Path, category: str) -> Path:
+    return base / "class_masks" / category if category else base / "masks"
+
+
+def _is_written(annotation: Annotation, image: Image, notes: Notes) -> bool:
+    place = annotation.source or image.file_name
+    if annotation.iscrowd or not annotation.segmentation:
+        notes.drop("crowd" if annotation.iscrowd else "object without a mask", place)
+        return False
+    for key in annotation.attributes:
+        notes.drop(f"attribute {key}", place)
+    if annotation.keypoints:
+        notes.drop("keypoints", place)
+    return True
+
+
+def _write_files(folder: Path, annotations: list[Annotation], image: Image) -> None:
+    import numpy as np
+    from PIL import Image as Pillow
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, annotation in enumerate(annotations, start=1):
+        mask = segmentation_mask(annotation.segmentation or [], image.height, image.width)
+        Pillow.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{number:04}.png")
+
+
+def _write_map(path: Path, owners: np.ndarray, chosen: list[bool], style: str) -> None:
+    """One PNG of the objects of `owners` (see `instance_map`) that are chosen, counted from 1."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    numbers = np.array([0, *(np.cumsum(chosen) * chosen)])[owners]
+    most = {"indexed": 255, "id16": 65_535, "rgb": 2**24 - 1}[style]
+    if numbers.max() > most:
+        raise InputError(
+            f"{path.name}: {numbers.max()} instances, but --style {style} has numbers for {most}. "
+            "Take id16 or rgb."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if style == "indexed":
+        save_numbers(path, numbers)
+    elif style == "id16":
+        Pillow.fromarray(numbers.astype(np.uint16)).save(path)
+    else:
+        parts = [numbers % 256, numbers // 256 % 256, numbers // 65_536]
+        Pillow.fromarray(np.stack(parts, axis=2).astype(np.uint8)).save(path)
+
+
+@dataclass(frozen=True)
+class _Categories:
+    """For `Plan.categories`: the classes that have a mask."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, seen: set[str]) -> list[Category]:
+        return [Category(name) for name in self.names]
+
+
+class _Pictures:
+    """The images of a dataset, found by the paths of their masks."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names: list[str] = []
+        self._by_key: dict[tuple[str, str], str] = {}
+        for name in names:
+            if _is_mask(name):
+                continue
+            keys = list(_divided(os.path.splitext(name)[0], "images"))
+            if keys:
+                self.names.append(name)
+            for key in keys:
+                other = self._by_key.setdefault(key, name)
+                if other != name:
+                    raise InputError(f"{other} and {name} have the same masks ({key[1]}).")
+
+    def of_mask(self, name: str) -> tuple[str, MaskFile] | None:
+        """The image of a mask, and what the mask is of it."""
+        stem = os.path.splitext(name)[0]
+        for above, below in _divided(stem, "masks"):
+            if (found := self._find(above, below)) is not None:
+                return found[0], MaskFile(name, None, found[1])
+        for folder in ("masks", "class_masks"):
+            for above, below in _divided(stem, folder):
+                category, _, rest = below.partition("/")
+                if (found := self._find(above, rest)) is not None:
+                    return found[0], MaskFile(name, category, found[1])
         return None
-    if folders[-2:-1] == [stem]:  # ID/images/ID.png
-        return "/".join(folders[:-1]) + "/"
-    return "/".join((*folders[:-1], stem))
+
+    def _find(self, above: str, below: str) -> tuple[str, bool] | None:
+        """The image, and whether it has one mask for all instances."""
+        if (above, below) in self._by_key:
+            return self._by_key[above, below], True
+        own_id = above.rpartition("/")[2]
+        for key in (below.rpartition("/")[0], *([] if "/" in below or not below else [own_id])):
+            if key and (above, key) in self._by_key:
+                return self._by_key[above, key], False
+        return None
+
+
+def _is_mask(name: str) -> bool:
+    return not {"masks", "class_masks"}.isdisjoint(name.split("/")[:-1])
+
+
+def _divided(stem: str, folder: str) -> Iterator[tuple[str, str]]:
+    """What is above and below each folder of that name in a path."""
+    parts = stem.split("/")
+    for place, part in enumerate(parts[:-1]):
+        if part == folder:
+            yield "/".join(parts[:place]), "/".join(parts[place + 1 :])
+
+
+def _remarks(path: Path, masks: list[MaskFile], encoding: str) -> Iterator[str]:
+    """How the masks are understood."""
+    if any(mask.category is not None for mask in masks):
+        yield "categories are the folders of masks"
+    whole = next((mask for mask in masks if mask.whole), None)
+    if whole is not None and encoding == "auto":
+        colours = _pixels(path / whole.name).ndim == 3
+        kind = "colours" if colours else "values"
+        yield f"one mask for each image: its {kind} are the instances (--encoding {kind})"
 
 
 @dataclass
@@ -118,29 +278,52 @@ class _Reader:
     root: Path
     category: str
     as_polygons: bool
+    encoding: str = "auto"
+    void: int | None = None
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
         width, height = image_size(self.root / item.image)
         split = split_of_folders(item.image)
         image = Image(item.image, width, height, split=split, source=str(self.root / item.image))
-        for name in item.masks:
-            file = self.path / name
-            mask = _read_mask(file, notes)
-            if mask.shape != (height, width):
-                raise InputError(
-                    f"{file}: the mask is {mask.shape[1]}×{mask.shape[0]}, "
-                    f"but its image {item.image} is {width}×{height}."
+        for mask_file in item.masks:
+            file = self.path / mask_file.name
+            for mask in self._masks(mask_file, file, notes):
+                if mask.shape != (height, width):
+                    raise InputError(
+                        f"{file}: the mask is {mask.shape[1]}×{mask.shape[0]}, "
+                        f"but its image {item.image} is {width}×{height}."
+                    )
+                image.annotations.append(
+                    Annotation(
+                        mask_file.category or self.category,
+                        segmentation=self._segmentation(mask, file, notes),
+                        area=int(mask.sum()),
+                        source=str(file),
+                    )
                 )
-            if not mask.any():
-                notes.drop("mask without a pixel", str(file))
-                continue
-            segmentation = self._segmentation(mask, file, notes)
-            image.annotations.append(
-                Annotation(
-                    self.category, segmentation=segmentation, area=int(mask.sum()), source=str(file)
-                )
-            )
         yield image
+
+    def _masks(self, mask_file: MaskFile, file: Path, notes: Notes) -> Iterator[np.ndarray]:
+        """Boolean HW arrays of the instances in a file."""
+        import numpy as np
+
+        if not mask_file.whole or self.encoding == "binary":
+            mask = _read_mask(file, notes)
+            if mask.any():
+                yield mask
+            elif not mask_file.whole:
+                notes.drop("mask without a pixel", str(file))
+            return
+        pixels = _pixels(file)
+        if pixels.ndim == 3:
+            pixels = (
+                pixels.max(axis=2)
+                if self.encoding == "values"
+                else pixels.astype(np.int64) @ np.array([1, 256, 65_536])
+            )
+        for value in np.unique(pixels).tolist():
+            if value not in (0, self.void):
+                yield pixels == value
 
     def _segmentation(self, mask: np.ndarray, file: Path, notes: Notes) -> Segmentation:
         from dataset_tools.rle import encode_mask, mask_to_polygons
@@ -156,15 +339,8 @@ class _Reader:
 def _read_mask(file: Path, notes: Notes) -> np.ndarray:
     """Boolean HW array, true where the mask is not 0 (in any channel but alpha)."""
     import numpy as np
-    from PIL import Image as Pillow
 
-    try:
-        with Pillow.open(file) as picture:
-            if picture.mode in ("LA", "RGBA", "PA"):
-                picture = picture.convert("RGB")
-            values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as an image: {error}") from error
+    values = _pixels(file)
     if values.ndim == 3:
         values = values.max(axis=2)
     if len(np.unique(values)) > 2:
@@ -172,25 +348,68 @@ def _read_mask(file: Path, notes: Notes) -> np.ndarray:
     return values != 0
 
 
+def _pixels(file: Path) -> np.ndarray:
+    """HW numbers (of a palette: its indices), or HWC colours without alpha."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(file) as picture:
+            if picture.mode in ("LA", "RGBA", "PA"):
+                picture = picture.convert("RGB")
+            return np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise InputError(f"{file}: cannot be read as an image: {error}") from error
+
+
 FORMAT = Format(
     name="masks",
-    title="Folder of masks, one image file per instance",
+    title="Folder of masks, one image file per instance or per image",
     layout="ID/images/ID.png with ID/masks/*.png (Data Science Bowl 2018), or images/ID.png with "
-    "masks/ID/*.png",
+    "masks/ID/*.png, or with masks/ID.png; masks/CLASS/… for each class",
     carries=("boxes", "masks", "splits"),
     loses="",
     recognise=recognise,
     plan=plan,
-    conventions="Every value of a mask but 0 belongs to the instance; box and area are those of "
-    "its pixels. "
-    "Masks are written as RLE, which is exact.",
+    conventions="In a file of one instance every value but 0 belongs to it. In a file of all "
+    "instances each number (of a palette: its index) but 0 is one, in RGB each colour but black. "
+    "Box and area are those of the pixels. Masks are written as RLE, which is exact.",
     options=(
-        Option("--category", "name of the one category", default="object", metavar="NAME"),
+        Option(
+            "--category", "name of the category without class folders", "object", metavar="NAME"
+        ),
         Option(
             "--segmentation",
             "rle: exact; polygon: along the pixels' edges (masks with holes stay RLE)",
             default="rle",
             choices=("rle", "polygon"),
         ),
+        Option(
+            "--encoding",
+            "of one mask for an image: each value, or each colour, is an instance; binary: all but "
+            "0 is one; auto: by the number of channels",
+            default="auto",
+            choices=ENCODINGS,
+        ),
+        Option("--void", "a value that belongs to no instance", type=int, metavar="N"),
     ),
+    write=write,
+    write_options=(
+        Option(
+            "--style",
+            "files: one for each instance; else one for each image, with the instances' numbers as "
+            "palette indices, in 16 bits, or as R + 256 G + 65536 B",
+            default="files",
+            choices=STYLES,
+        ),
+        Option(
+            "--classes",
+            "folders: class_masks/CLASS/…; none: the categories are lost; auto: folders if there "
+            "are several",
+            default="auto",
+            choices=("auto", "folders", "none"),
+        ),
+    ),
+    write_loses="boxes without a mask, crowds, keypoints, attributes; with one mask for an image, "
+    "overlaps",
 )

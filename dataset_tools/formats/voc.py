@@ -10,6 +10,12 @@ pixel.
 Nothing in the files says which one is meant. Unless `--pixel-origin` does, they are taken as the
 challenge's if one of them names it as its source and no coordinate is 0, else as other tools'
 files.
+
+The challenge's segmentations are PNGs with a palette: SegmentationObject/ says of each pixel which
+of the XML file's objects it belongs to, counted from 1 in their order, SegmentationClass/ of which
+class it is; 255 is void, the border of objects. Class numbers are those of the challenge's twenty,
+or the lines of a labelmap.txt (`name:red,green,blue:parts:actions`, as CVAT writes it; the first is
+the background).
 """
 
 from __future__ import annotations
@@ -17,29 +23,55 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
-from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, read_text, root_of
+from dataset_tools.formats.base import (
+    Evidence,
+    Format,
+    Glimpse,
+    Option,
+    Plan,
+    read_text,
+    root_of,
+    split_of_folders,
+)
+from dataset_tools.formats.reading import DIFFICULT
+from dataset_tools.formats.voc_masks import (
+    NO_PNGS,
+    VOC_CLASSES,
+    Categories,
+    Pngs,
+    find_pngs,
+    read_labelmap,
+    with_masks,
+)
+from dataset_tools.formats.voc_write import write
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
+from dataset_tools.packed import Mapped, PackedStrings
+from dataset_tools.xml_shapes import Shapes, plain_text
 from dataset_tools.xml_tree import Node, parse_xml
 
 FILES_LOOKED_AT = 200
+_ANNOTATIONS = "Annotations"
 _FLAGS = ("difficult", "truncated", "occluded")
+_BOOLEANS = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 _OFFICIAL = re.compile(r"\bVOC ?20\d\d\b|PASCAL VOC", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One XML file (path relative to the dataset) and the splits that its image belongs to."""
+    """The label files of an image (relative to the dataset), and the splits that it belongs to."""
 
-    label: str
+    label: str  # its XML file, which is not there if only PNGs are
     splits: tuple[str | None, ...]
+    pngs: Pngs = NO_PNGS
 
 
 def plan(
@@ -53,11 +85,18 @@ def plan(
     base = path if path.is_dir() else path.parent
     if base.name.lower() == "annotations":
         base = base.parent  # where the images and the split lists are
-    labels = _label_files(path, base)
+    xml_files = _label_files(path, base)
+    pngs = find_pngs(base) if path.is_dir() else {}
+    labels = xml_files
+    if pngs:
+        known = {_key(label) for label in xml_files}
+        labels = [*xml_files, *(f"{_ANNOTATIONS}/{key}.xml" for key in pngs if key not in known)]
     if not labels:
         raise InputError(f"{path}: no XML file is in it. Give the folder that holds Annotations/.")
     splits, remarks = _splits(base, labels, notes)
-    origin, why = _guess_origin(base, labels) if pixel_origin == "auto" else (int(pixel_origin), "")
+    origin, why = (
+        _guess_origin(base, xml_files) if pixel_origin == "auto" else (int(pixel_origin), "")
+    )
     meaning = (
         "coordinates are pixel numbers from 1, the last one included"
         if origin
@@ -65,14 +104,27 @@ def plan(
     )
     remarks.append(f"{meaning}{why} (--pixel-origin {origin})")
     root = root_of(base, images)
-    reader = _Reader(base, ImageIndex(root), origin, difficult)
+    classes = read_labelmap(base)
+    if pngs:
+        remarks.append(f"masks are from the PNGs of {len(pngs)} images")
     return Plan(
         image_root=root,
-        items=[Item(label, splits.get(_stem(label), (None,))) for label in labels],
-        read=reader,
+        items=Mapped(_ItemOf(splits, pngs), labels),
+        read=_Reader(base, ImageIndex(root), origin, difficult, classes or VOC_CLASSES),
+        categories=Categories(classes),
         info={"pixel_origin": origin},
         remarks=remarks,
     )
+
+
+@dataclass
+class _ItemOf:
+    splits: Mapping[str, tuple[str | None, ...]]
+    pngs: Mapping[str, Pngs]
+
+    def __call__(self, label: str) -> Item:
+        splits = self.splits.get(label) or (split_of_folders(label),)
+        return Item(label, splits, self.pngs.get(_key(label), NO_PNGS) if self.pngs else NO_PNGS)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -86,7 +138,30 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
             return Evidence(
                 f"{name} is XML with an <annotation> as VOC has it ({len(names)} XML files)"
             )
+    for name in glimpse.with_suffix(".png"):
+        if name.split("/")[-2:-1] == ["SegmentationObject"]:
+            return Evidence(f"{name} is where VOC has the masks of objects")
     return None
+
+
+@dataclass(slots=True)
+class _Object:
+    """An <object> that has a name and a box as it is in the file."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    attributes: dict[str, Any]
+    line: int
+
+
+@dataclass(slots=True)
+class _Label:
+    """What an XML file says."""
+
+    folder: str
+    named: str
+    size: tuple[int, int] | None
+    objects: list[_Object]
 
 
 @dataclass
@@ -95,98 +170,215 @@ class _Reader:
     index: ImageIndex
     origin: int
     difficult: str
+    classes: tuple[str, ...]  # of SegmentationClass, from 1
+    quick: _QuickReader = field(default_factory=lambda: _QuickReader())
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        path = self.base / item.label
-        root = parse_xml(path)
-        if root.tag != "annotation":
-            notes.drop("XML file that is no VOC annotation", f"{path}: its root is <{root.tag}>")
+        path = os.path.join(self.base, item.label)
+        if item.pngs and not os.path.isfile(path):
+            yield from self._without_xml(item, notes)
             return
-        file_name = self._image_name(root, item.label, notes)
-        size = self._size(root, file_name, path, notes)
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
+        label = self.quick.read(content)
+        if label is None:
+            root = parse_xml(path, content)
+            if root.tag != "annotation":
+                notes.drop(
+                    "XML file that is no VOC annotation", f"{path}: its root is <{root.tag}>"
+                )
+                return
+            label = _read_tree(root, path, notes)
+        file_name, is_there = self._image_name(label, item.label, notes)
+        if not is_there:
+            notes.suspect("image file that is missing (kept)", f"{path}: {file_name}")
+        size = label.size
         if size is None:
-            notes.drop("image that has no recorded size and is not there", str(path))
-            return
-        annotations = list(self._annotations(root, path, notes))
+            if not is_there:
+                notes.drop("image that has no recorded size and is not there", path)
+                return
+            size = image_size(self.index.root / file_name)
+        annotations = list(self._annotations(label.objects, path, notes))
+        if item.pngs:
+            pngs = item.pngs.below(self.base)
+            annotations = with_masks(annotations, pngs, size, self.classes, notes)
         for split in item.splits:
-            yield Image(file_name, *size, annotations=annotations, split=split, source=str(path))
+            yield Image(file_name, *size, annotations=annotations, split=split, source=path)
 
-    def _image_name(self, root: Node, label: str, notes: Notes) -> str:
-        """The image called like the label file, as the challenge has it; else that of <filename>.
+    def _without_xml(self, item: Item, notes: Notes) -> Iterator[Image]:
+        """An image of which there are masks only."""
+        pngs = item.pngs.below(self.base)
+        name = self.index.find(_mirrored(item.label, _stem(item.label)), near=item.label)
+        if name is None:
+            notes.suspect("image file that is missing (kept)", str(pngs.objects or pngs.classes))
+        size = image_size((self.index.root / name) if name else (pngs.objects or pngs.classes))
+        annotations = with_masks([], pngs, size, self.classes, notes)
+        for split in item.splits:
+            yield Image(
+                name or f"{_key(item.label)}.jpg",
+                *size,
+                annotations=annotations,
+                split=split,
+                source=str(pngs.objects or pngs.classes),
+            )
+
+    def _image_name(self, label: _Label, file: str, notes: Notes) -> tuple[str, bool]:
+        """The image called like the label file, as the challenge has it; else that of <filename>;
+        and whether it is there.
 
         The latter, if there is none, though it is not found either.
         """
-        stem = _stem(label)
-        named = re.split(r"[\\/]", root.text_of("filename"))[-1]
-        folder = root.text_of("folder")
-        own = self.index.find(named if os.path.splitext(named)[0] == stem else stem, near=label)
+        stem, named = _stem(file), label.named
+        named_stem = os.path.splitext(named)[0]
+        own_name = named if named_stem == stem else stem
+        own = self.index.find(_mirrored(file, own_name), near=file)
         if own is None:
-            other = self.index.find(f"{folder}/{named}", near=label) if named else None
-            return other or named or f"{stem}.jpg"
-        if named and os.path.splitext(named)[0] not in (stem, os.path.splitext(stem)[0]):
-            place = f"{self.base / label}: <filename> is {named}"
+            other = self.index.find(f"{label.folder}/{named}", near=file) if named else None
+            return other or named or f"{stem}.jpg", other is not None
+        if named and named_stem != stem and named_stem != os.path.splitext(stem)[0]:
+            place = f"{self.base / file}: <filename> is {named}"
             notes.suspect("XML file not called like its image (the image of its name taken)", place)
-        return own
+        return own, True
 
-    def _size(self, root: Node, file_name: str, path: Path, notes: Notes) -> tuple[int, int] | None:
-        there = os.path.isfile(self.index.root / file_name)
-        if not there:
-            notes.suspect("image file that is missing (kept)", f"{path}: {file_name}")
-        recorded = root.child("size")
-        if recorded is not None:
-            width, height = (_number(recorded, side, path, 0) for side in ("width", "height"))
-            if width >= 1 and height >= 1:
-                return int(width), int(height)
-        return image_size(self.index.root / file_name) if there else None
-
-    def _annotations(self, root: Node, path: Path, notes: Notes) -> Iterator[Annotation]:
-        for node in root.all("object"):
-            place = f"{path}:{node.line}"
-            name = node.text_of("name")
-            if not name:
-                notes.drop("object without a name", place)
-                continue
-            box = node.child("bndbox")
-            if box is None:
-                notes.drop("object without a bndbox", place)
-                continue
-            left, top, right, bottom = (
-                _number(box, side, path) for side in ("xmin", "ymin", "xmax", "ymax")
-            )
+    def _annotations(self, objects: list[_Object], path: str, notes: Notes) -> Iterator[Annotation]:
+        for found in objects:
+            place = f"{path}:{found.line}"
+            left, top, right, bottom = found.corners
             bbox = (left - self.origin, top - self.origin, right, bottom)
-            if bbox[2] <= bbox[0] or bbox[3] <= bbox[1]:
+            if right <= bbox[0] or bottom <= bbox[1]:
                 notes.suspect("box of no area (kept: see check --fix)", place)
-            attributes = _attributes(node)
-            if attributes.get("difficult") and self.difficult == "drop":
+            difficult = bool(found.attributes.get("difficult"))
+            if difficult and self.difficult == "drop":
                 notes.drop("difficult object (--difficult drop)", place)
                 continue
             yield Annotation(
-                name,
+                found.name,
                 bbox,
-                iscrowd=self.difficult == "crowd" and bool(attributes.get("difficult")),
-                attributes=attributes,
+                iscrowd=difficult and self.difficult == "crowd",
+                attributes=found.attributes,
                 source=place,
             )
 
 
-def _label_files(path: Path, base: Path) -> list[str]:
+def _read_tree(root: Node, path: str, notes: Notes) -> _Label:
+    objects = []
+    for node in root.all("object"):
+        name, box = node.text_of("name"), node.child("bndbox")
+        if not name or box is None:
+            missing = "bndbox" if name else "name"
+            notes.drop(f"object without a {missing}", f"{path}:{node.line}")
+            continue
+        corners = tuple(_number(box, side, path) for side in _SIDES)
+        objects.append(_Object(name, corners, _attributes(node), node.line))
+    recorded = root.child("size")
+    size = None
+    if recorded is not None:
+        width, height = (_number(recorded, side, path, 0) for side in ("width", "height"))
+        size = (int(width), int(height)) if width >= 1 and height >= 1 else None
+    return _Label(
+        root.text_of("folder"), re.split(r"[\\/]", root.text_of("filename"))[-1], size, objects
+    )
+
+
+class _QuickReader:
+    """Reads the files that are as most of them are; those it returns None for have to be parsed."""
+
+    def __init__(self) -> None:
+        self._heads = Shapes(_positions_in_head)
+        self._objects = Shapes(_positions_in_object)
+
+    def read(self, content: bytes) -> _Label | None:
+        text = plain_text(content)
+        if text is None:
+            return None
+        line = content.count(b"\n", 0, len(content) - len(text.encode())) + 1
+        start, rest = text[: len("<annotation>")], text.rstrip()
+        if start != "<annotation>" or not rest.endswith("</annotation>"):
+            return None
+        head, *pieces = rest[len(start) : -len("</annotation>")].split("<object>")
+        matched = self._heads.match(head)
+        if matched is None:
+            return None
+        positions, texts = matched
+        folder, named, width, height = (
+            texts[i].strip() if i is not None else "" for i in positions
+        )
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            return None
+        line += head.count("\n")
+        objects = []
+        for piece in pieces:
+            body, _, after = piece.rpartition("</object>")
+            matched = self._objects.match(body)
+            found = None if matched is None or after.strip() else _quick_object(*matched, line)
+            if found is None:
+                return None
+            objects.append(found)
+            line += piece.count("\n")
+        if "\\" in named or "/" in named:
+            named = re.split(r"[\\/]", named)[-1]
+        return _Label(folder, named, (int(width), int(height)), objects)
+
+
+def _positions_in_head(paths: tuple[str, ...]) -> tuple[int | None, ...]:
+    wanted = ("folder", "filename", "size/width", "size/height")
+    return tuple(paths.index(path) if path in paths else None for path in wanted)
+
+
+def _positions_in_object(paths: tuple[str, ...]) -> tuple[int, tuple[int, ...], list] | None:
+    """Where the name, the corners and (with their tags) the attributes are among the texts."""
+    wanted = ("name", *(f"bndbox/{side}" for side in _SIDES))
+    others = [(i, path, path in _FLAGS) for i, path in enumerate(paths) if path not in wanted]
+    nested = any("/" in path or path in ("attributes", "bndbox") for _, path, _ in others)
+    if nested or not set(wanted) <= set(paths):
+        return None
+    name, *sides = map(paths.index, wanted)
+    return name, tuple(sides), others
+
+
+def _quick_object(positions: tuple, texts: tuple[str, ...], line: int) -> _Object | None:
+    name, (left, top, right, bottom), others = positions
+    try:
+        corners = (float(texts[left]), float(texts[top]), float(texts[right]), float(texts[bottom]))
+    except ValueError:
+        return None
+    name = texts[name].strip()
+    if not name or not math.isfinite(sum(corners)):
+        return None
+    attributes: dict[str, Any] = {}
+    for index, tag, is_flag in others:
+        value = texts[index].strip()
+        if is_flag and value in _BOOLEANS:
+            attributes[tag] = _BOOLEANS[value]
+        elif value:
+            attributes[tag] = value
+    return _Object(name, corners, attributes, line)
+
+
+def _label_files(path: Path, base: Path) -> Sequence[str]:
     """XML files, relative to `base`."""
     if path.is_file():
         return [path.relative_to(base).as_posix()]
     below = path.relative_to(base).as_posix() + "/" if path != base else ""
-    names = [below + name for name in walk_files(path) if name.lower().endswith(".xml")]
+    names = PackedStrings(
+        below + name for name in walk_files(path) if name.lower().endswith(".xml")
+    )
     # Other XML may lie about; where there is a folder of annotations, that is the one meant.
-    annotations = [name for name in names if "annotations" in name.lower().split("/")[:-1]]
+    annotations = PackedStrings(
+        name for name in names if "annotations" in name.lower().split("/")[:-1]
+    )
     return annotations or names
 
 
 def _splits(
-    base: Path, labels: list[str], notes: Notes
+    base: Path, labels: Sequence[str], notes: Notes
 ) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
-    """Splits of each image's stem, from ImageSets/Main/*.txt. Images in no list are in split
-    None."""
+    """Splits of each label, from ImageSets/Main/*.txt, else from ImageSets/Segmentation/*.txt.
+    Images in no list are in split None. A list names images by their path below JPEGImages/,
+    without the suffix, or by their name alone."""
     lists: dict[str, set[str]] = {}
-    for file in sorted(base.glob("**/ImageSets/Main/*.txt")):
+    files = sorted(base.glob("**/ImageSets/Main/*.txt"))
+    for file in files or sorted(base.glob("**/ImageSets/Segmentation/*.txt")):
         names = _split_list(file)
         if names is not None:
             lists.setdefault(file.stem, set()).update(names)
@@ -196,19 +388,28 @@ def _splits(
         if len(parts) > 1 and set().union(*parts.values()) == members:
             remarks.append(f"the list {name} is {' + '.join(sorted(parts))}: not written once more")
             del lists[name]
-    stems = {_stem(label) for label in labels}
+    if not lists:
+        return {}, remarks
+    keys = {_key(label) for label in labels}
+    known = keys | {_stem(label) for label in labels}
     for name, members in lists.items():
-        for member in sorted(members - stems):
+        for member in sorted(members - known):
             notes.drop(
                 "name in a split list that has no XML file", f"{base}: {member!r} in {name}.txt"
             )
+
+    def is_in(label: str, members: set[str]) -> bool:
+        stem = _stem(label)
+        return _key(label) in members or (stem in members and stem not in keys)
+
     found = {
-        stem: tuple(name for name, members in lists.items() if stem in members) or (None,)
-        for stem in stems
+        label: tuple(name for name, members in lists.items() if is_in(label, members)) or (None,)
+        for label in labels
     }
-    for stem, splits in sorted(found.items()):
+    for label, splits in sorted(found.items()):
         if len(splits) > 1:
-            notes.suspect("image in several splits (kept in each)", f"{stem}: {', '.join(splits)}")
+            place = f"{_key(label)}: {', '.join(splits)}"
+            notes.suspect("image in several splits (kept in each)", place)
     return found, remarks
 
 
@@ -220,7 +421,7 @@ def _split_list(file: Path) -> list[str] | None:
     return [re.sub(r"\.(jpe?g|png|bmp|xml)$", "", line, flags=re.IGNORECASE) for line in lines]
 
 
-def _guess_origin(base: Path, labels: list[str]) -> tuple[int, str]:
+def _guess_origin(base: Path, labels: Sequence[str]) -> tuple[int, str]:
     """First pixel number and why it is thought to be so, from the first files (sorted)."""
     official = ""
     for label in labels[:FILES_LOOKED_AT]:
@@ -228,6 +429,9 @@ def _guess_origin(base: Path, labels: list[str]) -> tuple[int, str]:
             root = parse_xml(base / label)
         except InputError:
             continue  # told when it is this file's turn to be read
+        declared = root.text_of("pixel_origin")
+        if declared in ("0", "1"):
+            return int(declared), f", as {label} says"
         source = root.child("source")
         texts = [child.text for child in source.children] if source else []
         if not any(_OFFICIAL.search(text) for text in texts):
@@ -252,8 +456,8 @@ def _attributes(node: Node) -> dict[str, Any]:
         if child.tag in ("name", "bndbox"):
             continue
         value = child.text.strip()
-        if child.tag in _FLAGS and value in ("0", "1", "True", "False", "true", "false"):
-            attributes[child.tag] = value in ("1", "True", "true")
+        if child.tag in _FLAGS and value in _BOOLEANS:
+            attributes[child.tag] = _BOOLEANS[value]
         elif (
             child.tag == "attributes"
         ):  # as CVAT writes them: <attribute><name/><value/></attribute>
@@ -272,7 +476,7 @@ def _plain(node: Node) -> Any:
     return {child.tag: _plain(child) for child in node.children}
 
 
-def _number(node: Node, tag: str, path: Path, default: float | None = None) -> float:
+def _number(node: Node, tag: str, path: str, default: float | None = None) -> float:
     child = node.child(tag)
     text = "" if child is None else child.text
     if not text and default is not None:
@@ -289,6 +493,20 @@ def _number(node: Node, tag: str, path: Path, default: float | None = None) -> f
     )
 
 
+def _key(label: str) -> str:
+    """What an XML file, its image and its PNGs have in common: the path below Annotations/, without
+    the suffix."""
+    folders = label.split("/")[:-1]
+    places = [place for place, name in enumerate(folders) if name.lower() == "annotations"]
+    return "/".join([*(folders[places[-1] + 1 :] if places else folders), _stem(label)])
+
+
+def _mirrored(label: str, name: str) -> str:
+    """Where the challenge has the image called `name` of an XML file."""
+    folders = _key(label).rpartition("/")[0]
+    return "/".join(["JPEGImages", *([folders] if folders else []), name])
+
+
 def _stem(label: str) -> str:
     name = label.rpartition("/")[2]
     return name[:-4] if name.lower().endswith(".xml") else name
@@ -296,11 +514,11 @@ def _stem(label: str) -> str:
 
 FORMAT = Format(
     name="voc",
-    title="Pascal VOC XML",
-    layout="folder with Annotations/*.xml, JPEGImages/ and, if any, ImageSets/Main/*.txt; "
-    "or XML files beside the images",
-    carries=("boxes", "attributes", "splits"),
-    loses="segmentation PNGs of the challenge",
+    title="Pascal VOC (XML, and PNGs of segmentations)",
+    layout="folder with Annotations/*.xml, JPEGImages/ and, if any, ImageSets/Main/*.txt, "
+    "SegmentationObject/*.png, SegmentationClass/*.png; or XML files beside the images",
+    carries=("boxes", "masks", "attributes", "splits"),
+    loses="the void border of segmentations, which belongs to no object",
     recognise=recognise,
     plan=plan,
     conventions="The challenge numbers pixels from 1 and includes the last: (xmin, xmax) becomes "
@@ -316,12 +534,30 @@ FORMAT = Format(
             default="auto",
             choices=("auto", "1", "0"),
         ),
+        DIFFICULT,
+    ),
+    write=write,
+    write_options=(
         Option(
-            "--difficult",
-            "difficult objects: keep as an attribute, mark as crowd (ignored in evaluation), or "
-            "drop",
-            default="keep",
-            choices=("keep", "crowd", "drop"),
+            "--pixel-origin",
+            "0: corners from 0, as LabelImg has them; 1: pixel numbers from 1, the last included, "
+            "as the challenge has them",
+            default="0",
+            choices=("0", "1"),
+        ),
+        Option(
+            "--numbers",
+            "exact: as they are; whole: rounded, for tools that read nothing else",
+            default="exact",
+            choices=("exact", "whole"),
+        ),
+        Option(
+            "--masks",
+            "PNGs of segmentations: auto: if there are masks",
+            default="auto",
+            choices=("auto", "yes", "no"),
         ),
     ),
+    write_loses="keypoints, rotation; polygons become pixels, which belong to one object each; "
+    "crowds become difficult; values of attributes become text",
 )

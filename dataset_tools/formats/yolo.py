@@ -1,22 +1,33 @@
 """YOLO: one text file per image, a line per object: class, centre and size as shares of the image.
 
-`class cx cy w h`, all but the class divided by the image's width or height (after EXIF orientation,
-as Ultralytics does it). A sixth number is a score and is kept as an attribute. An odd number of
-seven or more is a polygon `class x1 y1 x2 y2 …`, whose box is the tight one around its corners.
+All numbers but the class are divided by the image's width or height (after EXIF orientation, as
+Ultralytics does it); https://docs.ultralytics.com/datasets/ says what the lines of its tasks are:
+
+- detect: `class cx cy w h`;
+- segment: `class x1 y1 x2 y2 …`, whose box is the tight one around its corners;
+- pose: `class cx cy w h`, then `x y` or `x y visibility` (0, 1 or 2) for each keypoint, as
+  `kpt_shape: [number, 2 or 3]` in data.yaml has it. Of pairs, those with a negative number are
+  absent, and so are those at 0 0, which is what other tools write then;
+- obb (oriented boxes): `class x1 y1 x2 y2 x3 y3 x4 y4`, the corners in order.
+
+One number more is a score and is kept as an attribute, but for polygons, which need an odd number.
 An image without a text file, or with an empty one, is an image without objects.
+
+Four corners are a rotated box as well as a polygon. Which one is meant is said by --task, or by
+`task` in data.yaml (which we write), or else by content: if all lines of the first label files have
+four corners, all of them right-angled in pixels and some of them turned, they are rotated boxes.
 """
 
 from __future__ import annotations
 
 import glob
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.coco import Annotation, Image
+from dataset_tools.coco import Category, Image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import (
     Evidence,
@@ -30,19 +41,27 @@ from dataset_tools.formats.base import (
     sorted_categories,
     split_of_folders,
 )
+from dataset_tools.formats.yolo_lines import (
+    SPLITS,
+    TASKS,
+    Item,
+    LabelFinder,
+    Pose,
+    Reader,
+    in_pixels,
+    label_lines,
+)
+from dataset_tools.formats.yolo_write import CROWDS, write
 from dataset_tools.images import image_size, is_image_name, walk_files
 from dataset_tools.notes import Notes
-from dataset_tools.rle import polygons_box
+from dataset_tools.rotated import from_corners
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.names")
-
-
-@dataclass(frozen=True)
-class Item:
-    """An image (path relative to the image root) and its split."""
-
-    image: str
-    split: str | None
+FILES_LOOKED_AT = 50
+# Keys of a data.yaml whose text names no images.
+_SETTINGS = frozenset(
+    ("path", "names", "nc", "task", "kpt_shape", "kpt_names", "flip_idx", "skeleton", "download")
+)
 
 
 def plan(
@@ -51,6 +70,8 @@ def plan(
     images: Path | None = None,
     names: str | None = None,
     labels: str | None = None,
+    task: str = "auto",
+    kpt_shape: str | None = None,
 ) -> Plan:
     """Plan to read a data.yaml with all it names, or a folder of images and labels."""
     yaml_file = path if path.is_file() else _yaml_file(path)
@@ -72,17 +93,28 @@ def plan(
             "images: give their folder by --images."
         )
     class_names, where = _class_names(base, yaml_file, content, names)
-    finder = _LabelFinder(root, Path(labels) if labels else None, base)
+    finder = LabelFinder(root, Path(labels) if labels else None, base)
     _note_unused_labels(Path(labels) if labels else base, items, notes)
     if class_names is None:
-        remark = (
+        remarks = [
             "no class names found: categories are called by their numbers (or give --names FILE)"
-        )
+        ]
         categories = sorted_categories
     else:
-        remark = f"class names are from {where}"
+        remarks = [f"class names are from {where}"]
         categories = declared_categories(list(class_names.values()), where)
-    return Plan(root, items, _Reader(root, finder, class_names), categories, remarks=[remark])
+    pose = _pose(yaml_file or path, content, kpt_shape)
+    task, why = _task(task, content, pose, items, finder)
+    remarks += [why] if why else []
+    if task == "pose":
+        if pose is None:
+            raise InputError(
+                f"{path}: poses are read by kpt_shape, which is not in a data.yaml. Give it by "
+                "--kpt-shape 17,3 (number of keypoints, 2 or 3 numbers each)."
+            )
+        categories = _PoseCategories(categories, pose, class_names or {})
+    read = Reader(root, finder, class_names, task, pose)
+    return Plan(root, items, read, categories, remarks=remarks)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -91,6 +123,8 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
         keys = {line.partition(":")[0].strip() for line in glimpse.head(name).splitlines()}
         if "names" in keys and keys & {"train", "val", "test"}:
             return Evidence(f"{name} is YAML with names and train, val or test")
+    if any(is_darknet(glimpse.head(name)) for name in glimpse.with_suffix(".data")):
+        return None
     if not any(is_image_name(name) for name in glimpse.files):
         return None
     stems = {os.path.splitext(os.path.basename(n))[0] for n in glimpse.files if is_image_name(n)}
@@ -105,96 +139,130 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     return None
 
 
-@dataclass
-class _LabelFinder:
-    """Where the labels of an image are."""
-
-    root: Path
-    folder: Path | None  # given by the user
-    base: Path  # of the dataset
-
-    def candidates(self, image: str) -> Iterator[Path]:
-        stem = os.path.splitext(image)[0]
-        if self.folder is not None:
-            yield self.folder / f"{stem}.txt"
-            yield self.folder / f"{stem.rpartition('/')[2]}.txt"
-            return
-        parts = ("/" + stem).rpartition("/images/")
-        if parts[1]:
-            yield self.root / f"{parts[0]}/labels/{parts[2]}.txt".lstrip("/")
-        yield self.root / f"{stem}.txt"
-        # The image root may be an images/ folder itself, with labels/ beside it.
-        yield self.root.parent / "labels" / f"{stem}.txt"
-        yield self.base / "labels" / f"{stem}.txt"
-        yield self.base / f"{stem}.txt"
-
-    def find(self, image: str) -> Path | None:
-        return next((file for file in self.candidates(image) if os.path.isfile(file)), None)
+def is_darknet(text: str) -> bool:
+    """Whether this is an obj.data, the list of files that Darknet begins with."""
+    keys = {line.partition("=")[0].strip() for line in text.splitlines() if "=" in line}
+    return "names" in keys and bool(keys & {"train", "valid"})
 
 
-@dataclass
-class _Reader:
-    root: Path
-    finder: _LabelFinder
-    names: dict[int, str] | None
+@dataclass(frozen=True)
+class _PoseCategories:
+    """For `Plan.categories`: with keypoints."""
 
-    def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        width, height = image_size(self.root / item.image)
-        image = Image(
-            item.image, width, height, split=item.split, source=str(self.root / item.image)
-        )
-        file = self.finder.find(item.image)
-        if file is None:
-            notes.suspect("image without a label file (kept, without objects)", item.image)
-        else:
-            for number, line in enumerate(read_text(file).splitlines(), start=1):
-                if line.strip():
-                    image.annotations.append(
-                        self._annotation(line.split(), image, f"{file}:{number}")
-                    )
-        yield image
+    plain: Callable[[set[str]], list[Category]]
+    pose: Pose
+    class_names: dict[int, str]
 
-    def _annotation(self, words: list[str], image: Image, place: str) -> Annotation:
-        numbers = [_number(word, place) for word in words]
-        category = self._category(numbers[0], place)
-        shares = numbers[1:]
-        size = (image.width, image.height)
-        if len(shares) in (4, 5):
-            cx, cy, width, height = shares[:4]
-            bbox = (
-                (cx - width / 2) * image.width,
-                (cy - height / 2) * image.height,
-                (cx + width / 2) * image.width,
-                (cy + height / 2) * image.height,
-            )
-            attributes: dict[str, Any] = {"score": shares[4]} if len(shares) == 5 else {}
-            return Annotation(category, bbox, attributes=attributes, source=place)
-        if len(shares) >= 6 and len(shares) % 2 == 0:
-            polygon = [share * size[index % 2] for index, share in enumerate(shares)]
-            return Annotation(category, polygons_box([polygon]), [polygon], source=place)
+    def __call__(self, seen: set[str]) -> list[Category]:
+        categories = self.plain(seen)
+        numbers = {name: number for number, name in self.class_names.items()}
+        for category in categories:
+            category.keypoints = self.pose.names_of(numbers.get(category.name, -1))
+            if category.keypoints:
+                category.skeleton = self.pose.skeleton
+                if self.pose.flips is not None:
+                    category.extra["flip_idx"] = list(self.pose.flips)
+        return categories
+
+
+def _task(
+    task: str, content: dict[str, Any], pose: Pose | None, items: list[Item], finder: LabelFinder
+) -> tuple[str, str]:
+    """What the lines are, and a remark that says so if it was found out."""
+    if task != "auto":
+        return task, ""
+    if content.get("task") in TASKS:
+        return content["task"], f"data.yaml says --task {content['task']}"
+    if pose is not None:
+        return "pose", f"kpt_shape of {pose.count} keypoints: lines are poses (--task pose)"
+    turned = quads = 0
+    labelled = ((item, file) for item in items if (file := finder.find(item.image)))
+    for _, (item, file) in zip(range(FILES_LOOKED_AT), labelled, strict=False):
+        for _, words in label_lines(file):
+            if len(words) != 9:
+                return "auto", ""
+            quads += 1
+            try:
+                quad = in_pixels([float(word) for word in words[1:]], _sized(finder.root, item))
+            except ValueError:
+                return "auto", ""  # told when it is this file's turn to be read
+            box, error = from_corners(quad)
+            if error > max(0.5, 0.02 * max(box[2:4])):
+                remark = "all lines have four corners: read as polygons (or --task obb)"
+                return "auto", remark
+            turned += 0.5 < box[4] % 90 < 89.5
+    if not quads:
+        return "auto", ""
+    if turned:
+        return "obb", "all lines have four right-angled corners: rotated boxes (--task obb)"
+    return "auto", "all lines are upright rectangles: read as polygons (or --task obb)"
+
+
+def _sized(root: Path, item: Item) -> Image:
+    return Image(item.image, *image_size(root / item.image))
+
+
+def _pose(file: Path, content: dict[str, Any], given: str | None) -> Pose | None:
+    """The keypoints that a data.yaml, or --kpt-shape, declares."""
+    shape = content.get("kpt_shape")
+    if given is not None:
+        shape = [int(word) if word.strip().isdecimal() else word for word in given.split(",")]
+    if shape is None:
+        return None
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(number) is int for number in shape)
+        and shape[0] > 0
+        and shape[1] in (2, 3)
+    ):
+        raise InputError(f"{file}: kpt_shape {shape} is not like [17, 3] or [17, 2].")
+    count, dimensions = shape
+    flips = content.get("flip_idx")
+    if flips is not None and not _is_permutation(flips, count):
         raise InputError(
-            f"{place}: {len(words)} numbers are neither a box (5, or 6 with a score) nor a polygon "
-            "(an odd number of 7 or more). Mend or remove the line."
+            f"{file}: flip_idx {flips} does not hold each of 0 … {count - 1} once. Mend it."
         )
+    skeleton = content.get("skeleton") or []
+    if not all(isinstance(bone, list) and len(bone) == 2 for bone in skeleton):
+        raise InputError(f"{file}: skeleton is not a list of pairs.")
+    return Pose(
+        count,
+        dimensions,
+        names=tuple(str(number) for number in range(count)),
+        own_names=_keypoint_names(file, content.get("kpt_names"), count),
+        skeleton=tuple((first, second) for first, second in skeleton),
+        flips=None if flips is None else tuple(flips),
+    )
 
-    def _category(self, value: float, place: str) -> str:
-        if value < 0 or not float(value).is_integer():
-            raise InputError(f"{place}: the class {value:g} is not a whole number from 0.")
-        number = int(value)
-        if self.names is None:
-            return str(number)
-        if number not in self.names:
-            raise InputError(
-                f"{place}: there is no name for class {number}: {len(self.names)} names are known, "
-                f"the last for class {max(self.names, default=-1)}. Mend the label or the names."
-            )
-        return self.names[number]
+
+def _is_permutation(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and all(type(number) is int for number in value)
+        and sorted(value) == list(range(count))
+    )
+
+
+def _keypoint_names(file: Path, value: Any, count: int) -> dict[int, tuple[str, ...]] | None:
+    if value is None:
+        return None
+    if not (
+        isinstance(value, dict)
+        and all(type(number) is int for number in value)
+        and all(isinstance(names, list) and len(names) == count for names in value.values())
+    ):
+        raise InputError(
+            f"{file}: kpt_names does not give a list of {count} names for each class number."
+        )
+    return {number: tuple(map(str, names)) for number, names in value.items()}
 
 
 def _yaml_file(folder: Path) -> Path | None:
     files = sorted(
         file
         for file in (*folder.glob("*.yaml"), *folder.glob("*.yml"))
+        if file.is_file()
         if {"train", "val", "test", "names"} & _load_yaml(file).keys()
     )
     if len(files) > 1:
@@ -210,7 +278,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(
@@ -236,10 +304,17 @@ def _files_of_yaml(
 ) -> list[tuple[str, str]]:
     """Full paths of the images that train, val and test name, with their split."""
     found: list[tuple[str, str]] = []
-    for split in ("train", "val", "test"):
+    others = [key for key in content if key not in (*SPLITS, *_SETTINGS)]
+    for split in (*SPLITS, *others):
         entries = content.get(split) or []
         for entry in entries if isinstance(entries, list) else [entries]:
+            if split in others and not (isinstance(entry, str) and os.path.isdir(root / entry)):
+                continue
             files = _files_of_entry(root, str(entry).replace("\\", "/"))
+            if not files and "roboflow" in content:
+                # Roboflow names all three splits, whichever there are.
+                notes.suspect("split of Roboflow without images", f"{yaml_file}: {entry}")
+                continue
             if not files:
                 raise InputError(
                     f"{yaml_file}: {split}: {entry} gives no images (looked in {root}). Mend "
@@ -256,8 +331,11 @@ def _files_of_yaml(
 
 def _files_of_entry(root: Path, entry: str) -> list[str]:
     """Images of a folder, a list of files or a glob; listed ones may not exist."""
-    # Roboflow writes ../train/images and means train/images beside the YAML file.
-    for place in (root / entry, root / entry.removeprefix("../")):
+    # Roboflow writes ../train/images and means train/images beside the YAML file; or the folder
+    # that it was unpacked to before it, on another machine.
+    parts = entry.split("/")
+    tails = ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+    for place in (root / entry, root / entry.removeprefix("../"), *(root / t for t in tails)):
         if os.path.isdir(place):
             return [str(place / name) for name in walk_files(place) if is_image_name(name)]
         if os.path.isfile(place) and place.suffix == ".txt":
@@ -299,17 +377,18 @@ def _class_names(
         file = Path(given)
         if file.suffix.lower() in (".yaml", ".yml"):
             return _names_of_yaml(file, _load_yaml(file)), str(file)
-        return _names_of_lines(file), str(file)
+        return names_of_lines(file), str(file)
     if yaml_file is not None and content.get("names"):
         return _names_of_yaml(yaml_file, content), str(yaml_file)
     for name in NAME_FILES:
         for file in (base / name, base / "labels" / name, base.parent / name):
             if file.is_file():
-                return _names_of_lines(file), str(file)
+                return names_of_lines(file), str(file)
     return None, ""
 
 
-def _names_of_lines(file: Path) -> dict[int, str]:
+def names_of_lines(file: Path) -> dict[int, str]:
+    """Class names, one a line."""
     lines = read_text(file).rstrip().splitlines()
     return {number: line.strip() for number, line in enumerate(lines)}
 
@@ -356,33 +435,48 @@ def _looks_like_label(line: str) -> bool:
         return False
 
 
-def _number(word: str, place: str) -> float:
-    try:
-        value = float(word)
-        if math.isfinite(value):
-            return value
-    except ValueError:
-        pass
-    raise InputError(f"{place}: {word!r} is not a number. Mend or remove the line.")
-
-
 FORMAT = Format(
     name="yolo",
-    title="YOLO text files (Ultralytics, Darknet)",
+    title="YOLO text files (Ultralytics: boxes, polygons, poses, oriented boxes)",
     layout="a data.yaml or its folder; or a folder with images/ and labels/; or images and .txt "
     "side by side",
-    carries=("boxes", "masks", "attributes", "splits"),
-    loses="nothing of boxes and polygons; poses and rotated boxes are not read",
+    carries=("boxes", "masks", "keypoints", "rotation", "attributes", "splits"),
+    loses="",
     recognise=recognise,
     plan=plan,
     conventions="Centre and size are shares of the image's width and height after EXIF "
     "orientation. "
     "Class numbers begin with 0; without names, categories are called by their numbers. "
-    "Images without a label file are kept.",
+    "Images without a label file are kept. Four corners are a rotated box if --task or data.yaml "
+    "says so, or if all lines are such, right-angled, and some are turned; else a polygon. "
+    "A flip_idx is kept with the category.",
     options=(
         Option("--names", "class names, one a line, or a YAML file with `names`", metavar="FILE"),
         Option(
             "--labels", "folder of the text files, if not labels/ beside images/", metavar="DIR"
         ),
+        Option(
+            "--task",
+            "what the lines are; auto: by data.yaml, else by their length",
+            default="auto",
+            choices=("auto", *TASKS),
+        ),
+        Option(
+            "--kpt-shape",
+            "number of keypoints and of numbers for each, if no data.yaml says it: 17,3",
+            metavar="N,D",
+        ),
     ),
+    write=write,
+    write_options=(
+        Option(
+            "--task",
+            "what lines to write; auto: the richest one that some object has",
+            default="auto",
+            choices=("auto", *TASKS),
+        ),
+        CROWDS,
+    ),
+    write_loses="attributes and crowds; all of an object that its task has no place for; of masks, "
+    "holes and parts are joined by lines without width",
 )

@@ -22,8 +22,17 @@ import numpy as np
 import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.build import load_proposals_into_dataset, trivial_batch_collator
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import (
+    load_proposals_into_dataset,
+    print_instances_class_histogram,
+    trivial_batch_collator,
+)
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -31,6 +40,7 @@ from detectron2.utils.file_io import PathManager
 from dataset_tools.errors import InputError
 from seriatim.checkpoint import load_arrays
 from seriatim.data.mapper import SeriatimMapper
+from seriatim.data.packed import PackedDataset, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +231,7 @@ def build_train_loader(
     )
     if mapper is None:
         mapper = SeriatimMapper(cfg, is_train=True)
-    stored = DatasetFromList(records, copy=False)  # one block of bytes that workers share
+    stored = _stored(records)
     if isinstance(mapper, SeriatimMapper):
         mapper.use_pool(stored)
     return Loader(
@@ -240,11 +250,12 @@ def build_test_loader(
     if not records:
         raise InputError(f"The dataset {name} has no images: there is nothing to evaluate on.")
     if cfg.MODEL.LOAD_PROPOSALS:
+        records = list(records)
         number = [*cfg.DATASETS.TEST, name].index(name)
         _add_proposals(records, cfg.DATASETS.PROPOSAL_FILES_TEST, number)
     if mapper is None:
         mapper = SeriatimMapper(cfg, is_train=False)
-    stored = DatasetFromList(records, copy=False)
+    stored = _stored(records)
     return Loader(
         MappedDataset(stored, mapper),
         cfg.DATALOADER.NUM_WORKERS,
@@ -253,37 +264,70 @@ def build_test_loader(
     )
 
 
-def training_records(cfg: CfgNode) -> tuple[list[int], list[Record]]:
+def _stored(records: Sequence[Record]) -> Sequence[Record]:
+    """The records in a form that workers share instead of making copies."""
+    if isinstance(records, PackedDataset | Selection):
+        return records
+    return DatasetFromList(records, copy=False)  # one block of bytes
+
+
+def training_records(cfg: CfgNode) -> tuple[list[int], Sequence[Record]]:
     """The records that training draws from, and how many of them each of DATASETS.TRAIN gives.
 
     Images without objects are left out where DATALOADER.FILTER_EMPTY_ANNOTATIONS says so.
     """
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty: name a dataset of SERIATIM.DATASETS there.")
+    for name in cfg.DATASETS.TRAIN:
+        _check_known(name)
+    datasets = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
+    min_keypoints = 0
+    if cfg.MODEL.KEYPOINT_ON:
+        min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    if not cfg.MODEL.LOAD_PROPOSALS and all(isinstance(d, PackedDataset) for d in datasets):
+        return _packed_training_records(cfg, datasets, min_keypoints)
     sizes: list[int] = []
     records: list[Record] = []
     for i, name in enumerate(cfg.DATASETS.TRAIN):
-        _check_known(name)
         try:
             found = get_detection_dataset_dicts(
                 name,
                 filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-                if cfg.MODEL.KEYPOINT_ON
-                else 0,
+                min_keypoints=min_keypoints,
             )
         except AssertionError:
             found = []
-        if not found:
-            raise InputError(
-                f"The training set {name} has no image that can be used: it has none, or"
-                " DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without objects."
-            )
+        _check_usable(name, len(found))
         if cfg.MODEL.LOAD_PROPOSALS:
             _add_proposals(found, cfg.DATASETS.PROPOSAL_FILES_TRAIN, i)
         sizes.append(len(found))
         records += found
     return sizes, records
+
+
+def _packed_training_records(
+    cfg: CfgNode, datasets: Sequence[PackedDataset], min_keypoints: int
+) -> tuple[list[int], Selection]:
+    """What `get_detection_dataset_dicts` chooses, without making a record."""
+    kept = []
+    for name, dataset in zip(cfg.DATASETS.TRAIN, datasets, strict=True):
+        usable = np.ones(len(dataset), bool)
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS or min_keypoints:
+            usable = dataset.usable(cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints)
+        _check_usable(name, np.count_nonzero(usable))
+        logger.info(f"{name}: {np.count_nonzero(usable)} of {len(dataset)} images are used")
+        kept.append(usable)
+        classes = MetadataCatalog.get(name).thing_classes
+        print_instances_class_histogram(Selection.of([dataset], [usable]).classes(), classes)
+    return [int(np.count_nonzero(usable)) for usable in kept], Selection.of(datasets, kept)
+
+
+def _check_usable(name: str, count: int) -> None:
+    if not count:
+        raise InputError(
+            f"The training set {name} has no image that can be used: it has none, or"
+            " DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out those without objects."
+        )
 
 
 def _add_proposals(records: list[Record], files: Sequence[str], number: int) -> None:
@@ -312,10 +356,12 @@ def _repeat_factors(
     repeat = np.ones(len(records))
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if sampler == "RepeatFactorTrainingSampler":
-        if any("annotations" not in record for record in records):
+        packed = isinstance(records, Selection)
+        if not packed and any("annotations" not in record for record in records):
             raise InputError(f"DATALOADER.SAMPLER_TRAIN {sampler} needs data with objects.")
+        classes = records.classes() if packed else records
         repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD
+            classes, cfg.DATALOADER.REPEAT_THRESHOLD
         ).numpy()
     elif sampler == "RandomSubsetTrainingSampler":
         count = max(1, int(len(records) * cfg.DATALOADER.RANDOM_SUBSET_RATIO))
@@ -347,6 +393,8 @@ def _repeat_factors(
 
 def _orientations(records: Sequence[Record]) -> np.ndarray:
     """Detectron2's two groups: landscape images, and all others."""
+    if isinstance(records, Selection):
+        return records.landscape()
     try:
         return np.array([record["width"] > record["height"] for record in records])
     except KeyError:

@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_text
+from dataset_tools.rotated import with_rotated_boxes
 from seriatim.evaluation.coco_scores import Scores, can_score, ground_truth, score_detections
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,8 @@ def _read_json(name: str, metadata: Any, output_dir: Path | None) -> dict[str, A
 
         json_file = output_dir / f"{name}_coco_format.json"
         convert_to_coco_json(name, str(json_file), allow_cached=False)
-    return json.loads(Path(json_file).read_text(encoding="utf-8"))
+    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    return with_rotated_boxes(content) if metadata.get("boxes_are_rbox") else content
 
 
 def _tasks_of(instances: Instances) -> set[str]:

@@ -48,7 +48,7 @@ def test_help_without_a_command_and_a_hint_for_a_wrong_one(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["convert"], ["formats"], *(["convert", f.name] for f in all_formats())]
+    "command", [*([name] for name in COMMANDS), *(["convert", f.name] for f in all_formats())]
 )
 def test_help_fits_on_a_screen_and_has_an_example(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")

@@ -147,9 +147,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         # A parent in the background has its children ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dataset_tools import cli\n"
-        "from dataset_tools.formats import yolo\n"
-        "size = yolo.image_size\n"
-        "yolo.image_size = lambda path: time.sleep(60) if '099' in path.name else size(path)\n"
+        "from dataset_tools.formats import yolo_lines\n"
+        "size = yolo_lines.image_size\n"
+        "yolo_lines.image_size = lambda p: time.sleep(60) if '099' in str(p) else size(p)\n"
         "sys.exit(cli.main(['convert', 'yolo', *sys.argv[1:]]))\n"
     )
     command = [sys.executable, "-c", code, tmp_path / "in", "-o", tmp_path / "out"]

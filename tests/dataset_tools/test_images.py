@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from dataset_tools.errors import InputError
+from dataset_tools.formats import Glimpse
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from tests.dataset_tools.makers import picture, text
 
@@ -95,3 +96,37 @@ def test_loops_of_links_end(tmp_path):
     text(tmp_path / "a/x.txt", "")
     (tmp_path / "a/loop").symlink_to(tmp_path)
     assert list(walk_files(tmp_path)) == ["a/x.txt"]
+
+
+def test_of_equal_names_the_one_beside_the_label_is_found(tmp_path):
+    for name in ("0.jpg", "a/0.jpg"):
+        picture(tmp_path / name)
+    index = ImageIndex(tmp_path)
+    assert index.find("0", near="0.json") == "0.jpg"
+    assert index.find("0", near="a/0.json") == "a/0.jpg"
+
+
+def test_links_in_a_ring_and_to_nowhere_are_no_files(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    (tmp_path / "nowhere.png").symlink_to("there")
+    assert list(walk_files(tmp_path)) == ["a.png"]
+    assert Glimpse(tmp_path).files == ["a.png"]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"c"}, {"exif": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_sizes_of_jpegs_are_pillows(tmp_path, options, mode):
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[274] = 6
+        options = {"exif": exif}
+    Image.new(mode, (30, 20)).save(tmp_path / "a.jpg", **options)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert image_size(tmp_path / "a.jpg") == ((20, 30) if "exif" in options else (30, 20))
+    for end in (2, 20):  # no image
+        (tmp_path / "a.jpg").write_bytes(content[:end])
+        with pytest.raises(InputError):
+            image_size(tmp_path / "a.jpg")

@@ -90,3 +90,29 @@ def test_the_command(tmp_path, capsys):
     assert len(joined) == sum(map(len, parts))
     assert sorted(a["bbox"] for a in joined) == sorted(a["bbox"] for part in parts for a in part)
     assert main(["check", str(out)]) == 0
+
+
+def test_a_map_drops_and_orders_and_what_contradicts_is_told(tmp_path, capsys):
+    first = make_shapes(tmp_path / "a", num_images=3, seed=1)
+    second = make_shapes(tmp_path / "b", num_images=2, seed=2)
+    content = json.loads(second.read_text())
+    content["categories"][0]["supercategory"] = "other"
+    content["categories"].append({"id": 99, "name": "Circle", "supercategory": ""})
+    second.write_text(json.dumps(content))
+    mapping = tmp_path / "map.yaml"
+    mapping.write_text("categories: {square: null}\norder: [triangle]\n")
+    out = tmp_path / "all.json"
+    roots = [str(tmp_path / name / "images") for name in "ab"]
+    arguments = ["merge", str(first), str(second), "-o", str(out), "--images", *roots]
+    assert main([*arguments, "--map", str(mapping)]) == 0
+    told = capsys.readouterr().out
+    assert "conflict (the first is kept): circle: supercategory" in told
+    assert "alike: 'circle' and 'Circle'" in told
+    merged = json.loads(out.read_text())
+    assert [c["name"] for c in merged["categories"]] == ["triangle", "circle", "Circle"]
+    parts = [json.loads(path.read_text()) for path in (first, second)]
+    square = next(c["id"] for c in parts[0]["categories"] if c["name"] == "square")
+    gone = sum(a["category_id"] == square for part in parts for a in part["annotations"])
+    assert f"dropped: {gone} annotations" in told
+    everything = sum(len(part["annotations"]) for part in parts)
+    assert len(merged["annotations"]) == everything - gone

@@ -1,14 +1,18 @@
 """Counts are those of a plain count of the file."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from dataset_tools.cli import main
-from dataset_tools.coco import load_coco
+from dataset_tools.coco import Dataset, Image, load_coco
 from dataset_tools.stats import QUANTILES, dataset_statistics
+from dataset_tools.stats_page import mean_brightness
 from seriatim.testing.shapes import make_shapes
 
 
@@ -71,3 +75,48 @@ def test_a_dataset_without_objects(tmp_path, capsys):
     assert main(["stats", str(path), "-o", str(tmp_path / "empty.png")]) == 0
     assert main(["stats", str(path), "-o", str(tmp_path / "empty.doc")]) == 2
     assert ".png" in capsys.readouterr().err
+
+
+def pictures_of(page):
+    """All pictures in the page, decoded."""
+    found = re.findall(r"src='data:image/png;base64,([^']+)'", page)
+    return [Pillow.open(io.BytesIO(base64.b64decode(content))) for content in found]
+
+
+def test_the_page_holds_all_that_it_needs(coco, tmp_path, capsys):
+    page = tmp_path / "stats.html"
+    names = tmp_path / "names.json"
+    content = json.loads(coco.read_text())
+    content["categories"][0]["name"] = "<b>$x^2 & y$</b>"
+    names.write_text(json.dumps(content))
+    images = str(coco.parent / "images")
+    arguments = ["stats", str(coco), str(names), "--html", str(page), "--strides", "4,20"]
+    assert main([*arguments, "--images", images]) == 0
+    text = page.read_text()
+    assert len(pictures_of(text)) == 11 and min(pictures_of(text)[0].size) > 500
+    assert not re.search(r"https?://|<script|<link", text)
+    assert "&lt;b&gt;$x^2 &amp; y$&lt;/b&gt;" in text and "<b>" not in text
+    assert "20 px" in text and "of 16 images" in text
+    sides = np.array([a["bbox"][2:] for a in content["annotations"]]).min(axis=1)
+    assert f"{(sides < 20).mean():.1%}" in text and f"{(sides < 20).mean():.1%}" in (
+        capsys.readouterr().out
+    )
+    # Without the images there is no brightness, which is said.
+    assert main(arguments) == 0
+    assert len(pictures_of(page.read_text())) == 10 and "No brightness" in page.read_text()
+    assert main([*arguments[:-2], "--strides", "a"]) == 2
+    assert main(["stats", str(coco), "--html", str(tmp_path / "a.pdf")]) == 2
+
+
+def test_brightness_is_the_mean_grey(tmp_path):
+    for name, grey in (("a.png", 10), ("b.png", 200)):
+        Pillow.new("L", (50, 40), grey).save(tmp_path / name)
+    (tmp_path / "c.png").write_text("no picture")
+    images = [Image(f"{name}.png", 50, 40) for name in "abcd"]
+    assert sorted(mean_brightness(Dataset(images, []), tmp_path)) == [10, 200]
+
+
+def test_a_page_of_nothing(tmp_path):
+    path = tmp_path / "empty.json"
+    path.write_text('{"images": [], "annotations": [], "categories": []}')
+    assert main(["stats", str(path), "--html", str(tmp_path / "empty.html")]) == 0

@@ -67,6 +67,14 @@ def test_module_keeps_the_dtype_and_takes_no_boxes():
 
 
 @mended_only
+def test_a_map_that_no_box_reads_has_a_gradient_of_zeros():
+    maps = torch.rand(1, 2, 6, 5, requires_grad=True)
+    pooled = ROIAlignRotated((3, 3), 1.0, 2)(maps, torch.zeros(0, 6))
+    (pooled.sum() + maps.sum()).backward()
+    assert torch.equal(maps.grad, torch.ones_like(maps))
+
+
+@mended_only
 def test_the_operator_itself_is_differentiable():
     feature = _feature().requires_grad_()
     torch.ops.detectron2.roi_align_rotated_forward(feature, ROIS, 0.5, 2, 2, 1).sum().backward()

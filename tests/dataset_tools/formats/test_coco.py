@@ -202,8 +202,8 @@ def test_a_folder_of_splits_shares_its_categories(tmp_path):
 
 
 def test_two_files_of_one_split_are_not_guessed_at(tmp_path):
-    for kind in ("instances", "person_keypoints"):
-        written(tmp_path / f"in/{kind}_train2017.json", content())
+    for year in (2014, 2017):
+        written(tmp_path / f"in/instances_train{year}.json", content())
     with pytest.raises(InputError, match="both of split train"):
         converted("coco", tmp_path / "in", tmp_path / "out")
 
@@ -267,7 +267,7 @@ def test_faulty_entries_are_dropped_and_counted(tmp_path):
     [
         (b'{"images": [', r"labels\.json: not valid JSON at line 1, column 13"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[1]", "not a COCO file"),
+        (b"[1]", "as COCO.s results are. Say by --results-of"),
         (b"\xff\xff\xff", "not text"),
         (b'{"images": [{"id": ' + b"9" * 5000 + b"}]}", "cannot be read as JSON"),
         (json.dumps(content(categories=[{"id": 1}])).encode(), r"categories\[0\] has no name"),

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_tools.errors import InputError
+from dataset_tools.formats import get_format
+from dataset_tools.notes import Notes
 from tests.dataset_tools.makers import converted, picture, text
 
 HEADER = "<source><database>{database}</database></source>"
@@ -292,3 +295,36 @@ def test_what_was_written_is_read(tmp_path_factory, images):
         assert [(name, [x, y, x + w, y + h]) for name, (x, y, w, h), _ in found] == [
             (name, list(box)) for name, box in objects
         ]
+
+
+@pytest.mark.parametrize("origin", ["0", "1"])
+def test_files_read_by_shape_say_what_the_parser_says(tmp_path, origin):
+    """A comment keeps a file from being read by its shape."""
+    objects = [
+        (" cat ", "Left", "1", "0", "1", "2.5", "10", "20"),
+        ("b c", "", "0", "true", "-3", "1e1", "3", "2"),
+        ("cat", "x", "maybe", "1", "5", "5", "5", "5"),
+        ("", "x", "0", "0", "5", "5", "7", "7"),  # no name: dropped
+        ("cat", "x", "0", "0", "5,5", "5", "7", "7"),  # a decimal comma
+    ]
+    for folder, comment in (("plain", ""), ("parsed", "<!-- c -->")):
+        (tmp_path / folder).mkdir()
+        for number in range(len(objects)):
+            inner = "".join(
+                f"<object>\n<name>{name}</name><pose>{pose}</pose>\n<truncated>{cut}</truncated>"
+                f"<difficult>{hard}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>\n"
+                f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>\n"
+                for name, pose, cut, hard, a, b, c, d in objects[: number + 1]
+            )
+            (tmp_path / folder / f"{number}.xml").write_text(
+                f"<annotation>\n<filename>C:\\x\\{number}.jpg</filename>\n<size><width>30</width>"
+                f"<height>20</height><depth>3</depth></size>{comment}{inner}</annotation>\n"
+            )
+    results = []
+    for folder in ("plain", "parsed"):
+        notes = Notes()
+        plan = get_format("voc").plan(tmp_path / folder, notes, pixel_origin=origin)
+        images = [asdict(image) for item in plan.items for image in plan.read(item, notes)]
+        results.append(repr((images, notes.lines())).replace(folder, ""))
+    assert results[0] == results[1]
+    assert "object without a name" in results[0] and "box of no area" in results[0]

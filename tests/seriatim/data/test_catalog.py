@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from detectron2.structures import BoxMode
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
 from seriatim.data.catalog import dataset_facts, register_datasets
+from seriatim.data.packed import PackedDataset
 
 
 def register(*entries):
@@ -220,6 +224,58 @@ def test_rotated_boxes(entry):
     assert "annotations[3]" in complaint(e)
 
 
+def add_rbox(content):
+    for i, annotation in enumerate(content["annotations"]):
+        x, y, w, h = annotation["bbox"]
+        if i:  # the first one has an upright box only
+            annotation["attributes"] = {"rbox": [x + w / 2, y + h / 2, w / 2, h / 2, 10.0 * i]}
+
+
+def test_rotated_boxes_beside_upright_ones(entry):
+    e = edit(entry(), add_rbox)
+    register(e, {**e, "NAME": "turned", "ROTATED": True})
+    assert dataset_facts("shapes").kind == "instances"
+    facts = dataset_facts("turned")
+    assert (facts.kind, facts.annotations) == ("rotated", dataset_facts("shapes").annotations)
+    assert MetadataCatalog.get("turned").evaluator_type == "rotated_coco"
+    content = json.loads(Path(e["JSON"]).read_text())["annotations"]
+    x, y, w, h = content[0]["bbox"]
+    expected = {a["id"]: a["attributes"]["rbox"] for a in content[1:]}
+    expected[content[0]["id"]] = [x + w / 2, y + h / 2, w, h, 0]
+    found = [a for r in DatasetCatalog.get("turned") for a in r["annotations"]]
+    assert {a["id"]: a["bbox"] for a in found} == expected
+    assert {a["bbox_mode"] for a in found} == {BoxMode.XYWHA_ABS}
+
+
+def test_rotated_boxes_are_evaluated_as_such(entry):
+    from detectron2.structures import Instances, RotatedBoxes
+
+    from seriatim.evaluation.coco import CocoEvaluator
+
+    e = edit(entry(), add_rbox) | {"ROTATED": True}
+    register(e)
+    for turned, least, most in ((0, 99.9, 100), (45, 0, 70)):
+        evaluator = CocoEvaluator("shapes", distributed=False)
+        for record in DatasetCatalog.get("shapes"):
+            boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 5)
+            boxes[:, 4] += turned
+            found = Instances((record["height"], record["width"]))
+            found.pred_boxes = RotatedBoxes(boxes)
+            found.scores = torch.ones(len(boxes))
+            found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+            evaluator.process([record], [{"instances": found}])
+        assert least <= evaluator.evaluate()["bbox"]["AP"] <= most
+
+
+def test_what_cannot_be_rotated(entry, panoptic_entries):
+    e = entry()
+    assert "attributes.rbox" in complaint(e | {"ROTATED": True})
+    assert "True or False" in complaint(e | {"ROTATED": "yes"})
+    assert "JSON alone" in complaint(panoptic_entries["standard"] | {"ROTATED": True})
+    edit(e, lambda content: content["annotations"][2].update(attributes={"rbox": [1, 2, 3]}))
+    assert "annotations[2]" in complaint(e | {"ROTATED": True})
+
+
 def test_panoptic_is_what_detectron2_loads(panoptic_entries):
     e = panoptic_entries["standard"]
     register(e)
@@ -267,3 +323,56 @@ def test_semantic(panoptic_entries, caplog):
 def test_panoptic_that_is_wrong(panoptic_entries, entry):
     e = panoptic_entries["standard"]
     assert "not a panoptic COCO file" in complaint({**e, "PANOPTIC_JSON": entry()["JSON"]})
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_records_equal_detectron2s_key_by_key(entry, rle):
+    """To the type; our boxes are floats always, for Detectron2 would truncate moved whole ones."""
+
+    def change(content):
+        first = content["annotations"][0]
+        first["segmentation"] = [[1, 2, 7.5, 2, 7, 9, 1e1, 0], [3, 3, 4, 4], [0, 0, 5, 0, 5, 5.25]]
+        content["images"].reverse()
+
+    e = edit(entry(rle=rle), change)
+    register(e)
+    theirs = load_coco_json(e["JSON"], e["IMAGES"], "shapes_key_by_key")
+    ours = DatasetCatalog.get("shapes")
+    assert isinstance(ours, PackedDataset)
+    for a, b in zip(ours, theirs, strict=True):
+        for record in b["annotations"]:
+            record["bbox"] = list(map(float, record["bbox"]))
+        for record in a["annotations"]:
+            del record["id"]  # which Detectron2 leaves out
+            assert type(record["bbox_mode"]) is BoxMode
+        key = lambda record: sorted(record.items())  # noqa: E731
+        assert repr([key(x) for x in a.pop("annotations")]) == repr(
+            [key(x) for x in b.pop("annotations")]
+        )
+        assert repr(key(a)) == repr(key(b))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_packed_records(entry, method):
+    register(entry())
+    records = DatasetCatalog.get("shapes")
+    loader = DataLoader(records, batch_size=None, num_workers=1, multiprocessing_context=method)
+    assert list(loader) == list(records)
+    assert pickle.loads(pickle.dumps(records))[-1] == records[7]
+
+
+def test_unusual_files_are_read_as_well(entry):
+    """What the quick way leaves to the careful one gives the same records."""
+    register(entry())
+    quick = list(DatasetCatalog.get("shapes"))
+
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["id"] = float(annotation["id"])
+
+    register(edit(entry(), change))
+    careful = list(DatasetCatalog.get("shapes"))
+    for record in quick + careful:
+        for annotation in record["annotations"]:
+            annotation["bbox"] = [round(value, 9) for value in annotation["bbox"]]
+    assert quick == careful

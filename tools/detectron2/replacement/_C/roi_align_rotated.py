@@ -67,9 +67,12 @@ def roi_align_rotated_backward(
     sampling_ratio: int,
 ) -> Tensor:
     """Gradient (N, C, H, W) of the input from the gradient `grad` of the output of the forward."""
+    zeros = grad.new_zeros(batch_size, channels, height, width)
+    if not len(rois):  # of a level of the pyramid that no box is pooled from
+        return zeros
     with torch.enable_grad():
         # Pooling is linear in its input: any input gives the gradient, zeros too.
-        zeros = grad.new_zeros(batch_size, channels, height, width).requires_grad_()
+        zeros.requires_grad_()
         output = roi_align_rotated_forward(
             zeros, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio
         )

@@ -1,0 +1,160 @@
+"""Labels to COCO JSON: this project, other converters, and a loop that parses and does no more.
+
+    python benchmarks/convert.py                   the full size, for a quarter of an hour
+    python benchmarks/convert.py --scale 0.02      a first impression
+    python benchmarks/convert.py --peers output/peers      beside datumaro, globox, supervision and
+                                                   pylabel, in an environment that is made there
+
+Everything runs in a process of its own, one at a time, with one thread. Times are processor seconds
+of the best of three runs; imports are left out. What a peer cannot read is a dash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+import _labels
+from _machine import describe_machine
+
+from dataset_tools import errors
+from dataset_tools.formats import NAMES
+from dataset_tools.table import text_table
+
+PEERS = ("datumaro", "globox", "supervision", "pylabel")
+RUNNER = Path(__file__).with_name("_run.py")
+REQUIREMENTS = (*PEERS, "lxml", "orjson", "msgspec", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset to convert.
+
+    Attributes:
+        format: our name of it.
+        images: how many, at full size.
+        make: writes it into a folder, with so many images.
+        path: what is given to the converters, seen from that folder.
+    """
+
+    format: str
+    images: int
+    make: object
+    path: str = "."
+
+
+TASKS = (
+    Task("voc", 20_000, lambda folder, n: _labels.voc(folder, n, 1)),
+    Task("yolo", 118_000, lambda folder, n: _labels.yolo(folder, n, 2)),
+    Task(
+        "coco",
+        118_000,
+        lambda folder, n: _labels.coco(folder, n, n * 860 // 118, 3),
+        "annotations.json",
+    ),
+    Task("labelme", 5_000, lambda folder, n: _labels.labelme(folder, n, 4)),
+    Task("csv", 20_000, lambda folder, n: _labels.csv(folder, n * 5, 5), "labels.csv"),
+    Task("cvat", 20_000, lambda folder, n: _labels.cvat(folder, n, 6), "annotations.xml"),
+)
+
+
+def main() -> int:
+    args = parse()
+    print(describe_machine(), flush=True)
+    peers = environment(args.peers)
+    if peers is None:
+        print("no peers: give --peers DIR, an environment that is made there if it is not")
+    rows = []
+    for task in TASKS:
+        if task.format not in (args.only or NAMES) or task.format not in NAMES:
+            continue
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            rows.append(compare(task, Path(folder) / "in", args, peers))
+        print(".", end="", flush=True, file=sys.stderr)
+    headings = ("", "images", "ours", "µs/image", "peak MB", "parse only", *PEERS)
+    print(text_table((*headings, "× fastest peer", "× parse"), rows))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", type=float, default=1, help="share of the full size")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="FORMAT")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="environment with the peers")
+    parser.add_argument("--folder", type=Path, help="where to make the data for the time being")
+    return parser.parse_args()
+
+
+def environment(folder: Path | None) -> Path | None:
+    """The Python of the peers' environment, which is made if it is not there."""
+    if folder is None:
+        return None
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
+    return python.absolute()
+
+
+def compare(
+    task: Task, folder: Path, args: argparse.Namespace, peers: Path | None
+) -> tuple[str, ...]:
+    """A row of the table."""
+    count = max(1, round(task.images * args.scale))
+    task.make(folder, count)
+    path = folder / task.path
+    ours = best(Path(sys.executable), "dataset_tools", task.format, path, args.repeat)
+    loop = best(peers or Path(sys.executable), "parse", task.format, path, args.repeat)
+    others = [
+        best(peers, peer, task.format, path, args.repeat) if peers else None for peer in PEERS
+    ]
+    if ours is None or loop is None:
+        raise errors.InputError(f"{task.format} could not be converted; see above.")
+    fastest = min((other[0] for other in others if other), default=None)
+    return (
+        task.format,
+        f"{count:,}",
+        f"{ours[0]:.2f}",
+        f"{ours[0] / count * 1e6:.0f}",
+        f"{ours[1]:.0f}",
+        f"{loop[0]:.2f}",
+        *(f"{other[0]:.2f}" if other else "–" for other in others),
+        f"{fastest / ours[0]:.1f}" if fastest else "–",
+        f"{ours[0] / loop[0]:.1f}",
+    )
+
+
+def best(
+    python: Path, who: str, format_: str, path: Path, repeat: int
+) -> tuple[float, float] | None:
+    """Processor seconds and peak MB beyond the imports; None if it cannot be done."""
+    runs = []
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as output:
+            # Not the project's folder: peers must not find anything of ours.
+            done = subprocess.run(
+                [python, RUNNER, who, format_, path.absolute(), output],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        if done.returncode:
+            if who in ("dataset_tools", "parse"):
+                print(done.stderr, file=sys.stderr)
+            return None
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    return min(run[0] for run in runs), min(run[1] for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -1,0 +1,224 @@
+"""The label files of YOLO: where they are, and what their lines say. See `yolo`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset_tools.coco import Annotation, Image
+from dataset_tools.errors import InputError
+from dataset_tools.formats.base import read_text
+from dataset_tools.images import image_size
+from dataset_tools.notes import Notes
+from dataset_tools.rle import polygons_box
+from dataset_tools.rotated import quad_annotation
+
+TASKS = ("detect", "segment", "pose", "obb")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image (path relative to the image root) and its split."""
+
+    image: str
+    split: str | None
+
+
+def label_of(image: str) -> str:
+    """Path of the label file of an image: the last folder `images` in it becomes `labels`."""
+    before, images, after = ("/" + os.path.splitext(image)[0]).rpartition("/images/")
+    return f"{before}/{'labels/' if images else ''}{after}.txt".lstrip("/")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The keypoints of a data.yaml."""
+
+    count: int
+    dimensions: int  # 2 or 3
+    names: tuple[str, ...]  # of those classes that have no own
+    own_names: dict[int, tuple[str, ...]] | None  # by class; only those classes have keypoints
+    skeleton: tuple[tuple[int, int], ...]
+    flips: tuple[int, ...] | None  # for each keypoint, that which it is in a mirror
+
+    def names_of(self, number: int) -> tuple[str, ...]:
+        """Keypoints of a class; () if it has none."""
+        return self.names if self.own_names is None else self.own_names.get(number, ())
+
+
+@dataclass
+class LabelFinder:
+    """Where the labels of an image are."""
+
+    root: Path
+    folder: Path | None  # given by the user
+    base: Path  # of the dataset
+
+    def candidates(self, image: str) -> Iterator[Path]:
+        """Where it may be, the likeliest first."""
+        stem = os.path.splitext(image)[0]
+        if self.folder is not None:
+            yield self.folder / f"{stem}.txt"
+            yield self.folder / f"{stem.rpartition('/')[2]}.txt"
+            return
+        yield self.root / label_of(image)
+        yield self.root / f"{stem}.txt"
+        # The image root may be an images/ folder itself, with labels/ beside it.
+        yield self.root.parent / "labels" / f"{stem}.txt"
+        yield self.base / "labels" / f"{stem}.txt"
+        yield self.base / f"{stem}.txt"
+
+    def find(self, image: str) -> Path | None:
+        """The image's label file, if there is one."""
+        return next((file for file in self.candidates(image) if os.path.isfile(file)), None)
+
+
+@dataclass
+class Reader:
+    """Reads an image's label file; see the module."""
+
+    root: Path
+    finder: LabelFinder
+    names: dict[int, str] | None
+    task: str = "auto"  # auto: boxes and polygons, each line by its length
+    pose: Pose | None = None
+
+    def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
+        width, height = image_size(self.root / item.image)
+        image = Image(
+            item.image, width, height, split=item.split, source=str(self.root / item.image)
+        )
+        file = self.finder.find(item.image)
+        if file is None:
+            notes.suspect("image without a label file (kept, without objects)", item.image)
+        else:
+            for place, words in label_lines(file):
+                image.annotations.append(self._annotation(words, image, place, notes))
+        yield image
+
+    def _annotation(self, words: list[str], image: Image, place: str, notes: Notes) -> Annotation:
+        numbers = [_number(word, place) for word in words]
+        category = self._category(numbers[0], place)
+        shares = numbers[1:]
+        if self.task == "pose":
+            return self._posed(int(numbers[0]), category, shares, image, place)
+        if self.task == "obb":
+            return _turned(category, shares, image, place, notes)
+        if len(shares) in (4, 5) and self.task != "segment":
+            return _boxed(category, shares, image, place)
+        if len(shares) >= 6 and len(shares) % 2 == 0 and self.task != "detect":
+            polygon = in_pixels(shares, image)
+            return Annotation(category, polygons_box([polygon]), [polygon], source=place)
+        meant = {
+            "detect": "a box (5, or 6 with a score)",
+            "segment": "a polygon (an odd number of 7 or more)",
+        }
+        raise InputError(
+            f"{place}: {len(words)} numbers are neither "
+            + meant.get(self.task, " nor ".join(meant.values()))
+            + ". Mend or remove the line"
+            + ("." if self.task == "auto" else f", or mend --task {self.task}.")
+        )
+
+    def _posed(
+        self, number: int, category: str, shares: list[float], image: Image, place: str
+    ) -> Annotation:
+        assert self.pose is not None
+        length = 4 + self.pose.count * self.pose.dimensions
+        if len(shares) not in (length, length + 1):
+            raise InputError(
+                f"{place}: {len(shares) + 1} numbers, but kpt_shape "
+                f"[{self.pose.count}, {self.pose.dimensions}] asks for {length + 1} (one more with "
+                "a score). Mend the line or kpt_shape."
+            )
+        annotation = _boxed(category, [*shares[:4], *shares[length:]], image, place)
+        points = [
+            _keypoint(shares[start : start + self.pose.dimensions], image, place)
+            for start in range(4, length, self.pose.dimensions)
+        ]
+        if self.pose.names_of(number) or any(point[2] for point in points):
+            annotation.keypoints = [value for point in points for value in point]
+        return annotation
+
+    def _category(self, value: float, place: str) -> str:
+        if value < 0 or not float(value).is_integer():
+            raise InputError(f"{place}: the class {value:g} is not a whole number from 0.")
+        number = int(value)
+        if self.names is None:
+            return str(number)
+        if number not in self.names:
+            raise InputError(
+                f"{place}: there is no name for class {number}: {len(self.names)} names are known, "
+                f"the last for class {max(self.names, default=-1)}. Mend the label or the names."
+            )
+        return self.names[number]
+
+
+def label_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Place and words of each line that is not empty."""
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if words := line.split():
+            yield f"{file}:{number}", words
+
+
+def in_pixels(shares: list[float], image: Image) -> list[float]:
+    size = (image.width, image.height)
+    return [share * size[index % 2] for index, share in enumerate(shares)]
+
+
+def _boxed(category: str, shares: list[float], image: Image, place: str) -> Annotation:
+    cx, cy, width, height = shares[:4]
+    corners = [cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2]
+    left, top, right, bottom = in_pixels(corners, image)
+    attributes: dict[str, Any] = {"score": shares[4]} if len(shares) == 5 else {}
+    return Annotation(category, (left, top, right, bottom), attributes=attributes, source=place)
+
+
+def _turned(
+    category: str, shares: list[float], image: Image, place: str, notes: Notes
+) -> Annotation:
+    if len(shares) not in (8, 9):
+        raise InputError(
+            f"{place}: {len(shares) + 1} numbers are no rotated box (9, or 10 with a score). Mend "
+            "or remove the line, or say by --task what the labels are."
+        )
+    attributes = {"score": shares[8]} if len(shares) == 9 else {}
+    quad = in_pixels(shares[:8], image)
+    annotation, right_angled = quad_annotation(category, quad, attributes, place)
+    if not right_angled:
+        notes.suspect(
+            "rotated box whose corners are no rectangle (kept; rbox is the one near it)", place
+        )
+    return annotation
+
+
+def _keypoint(numbers: list[float], image: Image, place: str) -> tuple[float, float, int]:
+    """x, y in px and visibility of `x y` or `x y visibility` in shares."""
+    x, y = numbers[:2]
+    if len(numbers) == 2:
+        visibility = 0 if min(x, y) < 0 or (x, y) == (0, 0) else 2
+    elif numbers[2] in (0, 1, 2):
+        visibility = int(numbers[2])
+    else:
+        raise InputError(
+            f"{place}: a keypoint's visibility is {numbers[2]:g}, not 0, 1 or 2. Mend the line, or "
+            "kpt_shape if its keypoints are pairs."
+        )
+    if not visibility:
+        return 0, 0, 0
+    return x * image.width, y * image.height, visibility
+
+
+def _number(word: str, place: str) -> float:
+    try:
+        value = float(word)
+        if math.isfinite(value):
+            return value
+    except ValueError:
+        pass
+    raise InputError(f"{place}: {word!r} is not a number. Mend or remove the line.")

@@ -1,0 +1,86 @@
+"""Pieces of XML that are all of one shape, read by a pattern that is learned from the first.
+
+Label files of one tool differ in their texts and in nothing else. Where a piece of plain XML (no
+attributes, entities, comments, prefixes) is matched whole by the pattern of a shape, its texts are
+those that a parser would give; where not, the parser has to be asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_TEXT = "([^<&\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]*)"  # else no XML, or not the text itself
+_TAG = re.compile(r"(\s*)<(/?)([A-Za-z_][A-Za-z0-9_.-]*)>" + _TEXT)
+_DECLARATION = re.compile(
+    r"<\?xml version=[\"']1\.0[\"']( encoding=[\"'](utf|UTF)-8[\"'])?\s*\?>\s*"
+)
+_MOST_SHAPES = 20
+
+
+def plain_text(content: bytes) -> str | None:
+    """Text of an XML file after its declaration, if it may be read by shapes; else None."""
+    if b"\r" in content or b"]]>" in content:
+        return None
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return text[declared.end() :] if (declared := _DECLARATION.match(text)) else text
+
+
+class Shapes:
+    """Shapes of pieces of one kind, learned as they come.
+
+    `use(paths)` is asked once for each shape, with the paths of its texts ("bndbox/xmin"); what it
+    returns (None: this shape is not for us) comes with every match.
+    """
+
+    def __init__(self, use: Callable[[tuple[str, ...]], Any]) -> None:
+        self._use = use
+        self._known: list[tuple[re.Pattern[str], Any]] = []
+        self._tried = 0
+
+    def match(self, piece: str) -> tuple[Any, tuple[str, ...]] | None:
+        """What `use` made of the piece's shape, and the piece's texts; None if it has none."""
+        for pattern, use in self._known:
+            if found := pattern.fullmatch(piece):
+                return use, found.groups()
+        if self._tried < _MOST_SHAPES:
+            self._tried += 1
+            learned = _learn(piece)
+            use = self._use(learned[1]) if learned else None
+            if use is not None:
+                self._known.append((learned[0], use))
+                return self.match(piece)
+        return None
+
+
+def _learn(piece: str) -> tuple[re.Pattern[str], tuple[str, ...]] | None:
+    """Pattern and paths of texts of a piece, which is a row of whole elements."""
+    tags = list(_TAG.finditer(piece))
+    if not tags or sum(len(tag[0]) for tag in tags) != len(piece):
+        return None
+    pattern, paths, inside = "", [], []
+    for tag, following in zip(tags, [*tags[1:], None], strict=True):
+        _, closing, name, text = tag.groups()
+        is_leaf = not closing and following is not None and following[2] and following[3] == name
+        if closing and inside and inside[-1] == name:
+            inside.pop()
+        elif closing:
+            return None
+        elif not closing:
+            inside.append(name)
+        pattern += rf"<{closing}{re.escape(name)}>"
+        if is_leaf:
+            paths.append("/".join(inside))
+            pattern += _TEXT
+        elif text.strip():
+            return None
+        else:
+            pattern += r"\s*"
+    # A path that is there twice is a list, which texts by path cannot tell.
+    if inside or len(set(paths)) < len(paths):
+        return None
+    return re.compile(r"\s*" + pattern), tuple(paths)

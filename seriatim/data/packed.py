@@ -1,0 +1,218 @@
+"""Records of a dataset kept in a few arrays and made when they are asked for.
+
+A hundred thousand images with a million polygons are some gigabytes as lists and dicts, and a
+tenth of that as arrays. Masks and keypoints stay the JSON text that they were, so that they come
+out as they would have, to the type. The arrays are torch tensors, which workers of a DataLoader
+share, whether they are forked or started afresh.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from detectron2.structures import BoxMode
+
+from seriatim.data.records import Record
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Byte strings, one after the other.
+
+    Attributes:
+        block: (bytes,) uint8.
+        ends: (N + 1,) int64: string i is block[ends[i] : ends[i + 1]].
+    """
+
+    block: torch.Tensor
+    ends: torch.Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Texts:
+        ends = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=ends[1:])
+        # A bytearray, for torch wants memory that may be written to.
+        block = np.frombuffer(bytearray().join(texts) or bytearray(1), np.uint8)
+        return cls(torch.from_numpy(block), torch.from_numpy(ends))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        start, end = self.ends[index : index + 2].tolist()
+        return self.block[start:end].numpy().tobytes()
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Columns of N annotations, those of an image together.
+
+    Attributes:
+        ids, categories: int64; the latter are contiguous from 0.
+        boxes: (N, 4) float64, XYWH px.
+        crowds: bool.
+        segmentations, keypoints: JSON as in the file; empty where there is none.
+        visible: int64, how many labelled keypoints there are.
+    """
+
+    ids: torch.Tensor
+    categories: torch.Tensor
+    boxes: torch.Tensor
+    crowds: torch.Tensor
+    segmentations: Texts
+    keypoints: Texts
+    visible: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PackedDataset(Sequence[Record]):
+    """Images with their annotations, as a sequence of records in Detectron2's standard format.
+
+    Every access makes a new record, which the caller may change.
+
+    Attributes:
+        root: folder of the images.
+        names: file names, relative to it.
+        ids, heights, widths: (N,) int64 of the images.
+        starts: (N + 1,) int64: annotations of image i are starts[i] to starts[i + 1].
+    """
+
+    root: str
+    names: Texts
+    ids: torch.Tensor
+    heights: torch.Tensor
+    widths: torch.Tensor
+    starts: torch.Tensor
+    objects: Objects
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return {
+            "file_name": self._file_name(index),
+            "image_id": self.ids[index].item(),
+            "height": self.heights[index].item(),
+            "width": self.widths[index].item(),
+            "annotations": list(self._annotations(index)),
+        }
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.__getitem__, range(len(self)))
+
+    def file_names(self) -> list[str]:
+        """Full paths of all images."""
+        return [self._file_name(index) for index in range(len(self))]
+
+    def usable(self, filter_empty: bool, min_keypoints: int) -> np.ndarray:
+        """(N,) bool: has an annotation that is no crowd, if that is asked for, and so many labelled
+        keypoints."""
+        starts = self.starts.numpy()
+        plain = np.concatenate([[0], np.cumsum(~self.objects.crowds.numpy())])
+        visible = np.concatenate([[0], np.cumsum(self.objects.visible.numpy())])
+        counts = plain[starts[1:]] - plain[starts[:-1]]
+        return ((counts > 0) | (not filter_empty)) & (
+            visible[starts[1:]] - visible[starts[:-1]] >= min_keypoints
+        )
+
+    def classes(self, index: int) -> Record:
+        """The record with nothing but the class and crowd flag of its annotations."""
+        part = slice(*self.starts[index : index + 2].tolist())
+        columns = self.objects.categories[part].tolist(), self.objects.crowds[part].tolist()
+        return {
+            "annotations": [
+                {"category_id": category, "iscrowd": int(crowd)}
+                for category, crowd in zip(*columns, strict=True)
+            ]
+        }
+
+    def _file_name(self, index: int) -> str:
+        return os.path.join(self.root, self.names[index].decode("utf-8", "surrogateescape"))
+
+    def _annotations(self, index: int) -> Iterator[Record]:
+        objects = self.objects
+        first, last = self.starts[index : index + 2].tolist()
+        part = slice(first, last)
+        columns = (objects.ids, objects.boxes, objects.categories, objects.crowds)
+        rows = zip(*(column[part].tolist() for column in columns), strict=True)
+        for position, (own, box, category, crowd) in enumerate(rows, start=first):
+            item = {
+                "id": own,
+                "bbox": box,
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": category,
+                "iscrowd": int(crowd),
+            }
+            if segmentation := objects.segmentations[position]:
+                item["segmentation"] = msgspec.json.decode(segmentation)
+            if keypoints := objects.keypoints[position]:
+                # COCO's keypoints are indices of pixels; coordinates are half a pixel more.
+                item["keypoints"] = [
+                    value if i % 3 == 2 else value + 0.5
+                    for i, value in enumerate(msgspec.json.decode(keypoints))
+                ]
+            yield item
+
+
+@dataclass(frozen=True)
+class Selection(Sequence[Record]):
+    """Some records of one or several packed datasets.
+
+    Attributes:
+        parts: the datasets.
+        numbers: (N,) int64, the dataset of each record.
+        positions: (N,) int64, its position there.
+    """
+
+    parts: Sequence[PackedDataset]
+    numbers: torch.Tensor
+    positions: torch.Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[PackedDataset], kept: Sequence[np.ndarray]) -> Selection:
+        """Of each dataset those records that its (N,) bool array says, in order."""
+        positions = [np.flatnonzero(mask) for mask in kept]
+        numbers = np.repeat(np.arange(len(parts)), [len(found) for found in positions])
+        joined = np.concatenate(positions)
+        return cls(parts, torch.from_numpy(numbers), torch.from_numpy(joined))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return self.parts[self.numbers[index]][self.positions[index].item()]
+
+    def classes(self) -> Iterable[Record]:
+        """The records with nothing but the class and crowd flag of their annotations."""
+        return _Classes(self)
+
+    def landscape(self) -> np.ndarray:
+        """(N,) bool: wider than high."""
+        wider = [(part.widths > part.heights).numpy() for part in self.parts]
+        starts = np.cumsum([0, *map(len, wider)])
+        return np.concatenate(wider)[starts[self.numbers.numpy()] + self.positions.numpy()]
+
+
+@dataclass(frozen=True)
+class _Classes:
+    selection: Selection
+
+    def __len__(self) -> int:
+        return len(self.selection)
+
+    def __iter__(self) -> Iterator[Record]:
+        chosen = zip(
+            self.selection.numbers.tolist(), self.selection.positions.tolist(), strict=True
+        )
+        return (self.selection.parts[number].classes(position) for number, position in chosen)

@@ -1,0 +1,80 @@
+"""What a shape says of a piece against what the parser says of it."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataset_tools.xml_shapes import Shapes, plain_text
+
+TEXTS = st.text(st.sampled_from("ab <>&;]\x01\ufffe\u00e9\n\"'/"), max_size=6)
+
+
+def parsed(piece: str) -> dict[str, str] | None:
+    """Texts of leaves by path; None if it is no XML."""
+    try:
+        root = ET.fromstring(f"<root>{piece}</root>")
+    except ET.ParseError:
+        return None
+    texts = {}
+
+    def walk(node, path):
+        for child in node:
+            below = f"{path}{child.tag}"
+            if len(child):
+                walk(child, f"{below}/")
+            else:
+                texts[below] = child.text or ""
+
+    walk(root, "")
+    return texts
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=5))
+def test_texts_are_those_of_the_parser(rows):
+    shapes = Shapes(lambda paths: paths)
+    for name, x, tail in [("cat", "1", "\n"), *rows]:
+        piece = f"\n <name>{name}</name>{tail}<box><x>{x}</x> <y>2</y></box>\n"
+        found = shapes.match(piece)
+        if found is not None:
+            assert dict(zip(*found, strict=True)) == parsed(piece)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<a>1</b>",
+        "<a>1",
+        "</a>",
+        "<a><b>1</a></b>",
+        "<a>1</a></b>",
+        "<a>1</a>text",
+        '<a k="v">1</a>',
+        "<a>&lt;</a>",
+        "<a>1<!-- 2 --></a>",
+        "<a>1</a><a>2</a>",
+        "<a/>",
+        "<n:a>1</n:a>",
+        "",
+    ],
+)
+def test_what_is_not_plain_has_no_shape(piece):
+    assert Shapes(lambda paths: paths).match(piece) is None
+
+
+def test_a_shape_is_learned_once():
+    learned = []
+    shapes = Shapes(lambda paths: learned.append(paths) or len(learned))
+    found = [shapes.match(f"<a>{i}</a> <b><c>x</c></b>") for i in range(3)]
+    assert found == [(1, ("0", "x")), (1, ("1", "x")), (1, ("2", "x"))]
+    assert learned == [("a", "b/c")]
+
+
+def test_plain_text():
+    assert plain_text(b'<?xml version="1.0" encoding="utf-8"?>\n<a/>') == "<a/>"
+    assert plain_text(b'<?xml version="1.0" encoding="latin-1"?><a/>').startswith("<?xml")
+    assert plain_text(b"\xef\xbb\xbf<a/>") == "\ufeff<a/>"
+    assert plain_text(b"<a>\xff</a>") is None
+    assert plain_text(b"<a>\r\n</a>") is None
+    assert plain_text(b"<a>]]></a>") is None
