@@ -1,0 +1,195 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dataset_tools.errors import GateFailed, InputError
+from seriatim import gates
+from seriatim.gates.base import Gate
+from seriatim.gates.context import Context
+from seriatim.gates.fingerprint import fingerprint
+from seriatim.gates.runner import choose, make_gate, require
+from seriatim.gates.testing import assert_gates
+from seriatim.gates.verdict import Cause, Finding, Status, Verdict
+
+from ..engine.support import ROOT, command, load, write_config
+from .pipelines import pipeline
+from .test_inputs import OtherChannels
+from .test_oracle import trainer_with
+
+
+def test_gates_run_in_their_order_whatever_the_order_they_are_named_in():
+    assert choose("overfit1,data,lr") == ["data", "overfit1", "lr"]
+    assert choose("all") == list(gates.ORDER) and choose("off") == []
+    assert set(choose("fast")) < set(gates.ORDER)
+    with pytest.raises(InputError, match="oracel.*Give all"):
+        choose("oracel")
+
+
+def test_every_gate_says_what_it_asks():
+    for name in gates.ORDER:
+        gate = make_gate(name)
+        assert gate.name == name and gate.question.endswith("?")
+
+
+def test_a_verdict_is_remembered_until_something_it_depends_on_changes(tmp_path):
+    cfg = load(write_config(tmp_path))
+    first = gates.run(cfg, "data,oracle")
+    assert [v.cached for v in first] == [False, False]
+    assert [v.cached for v in gates.run(cfg, "data,oracle")] == [True, True]
+    assert [v.cached for v in gates.run(cfg, "data", fresh=True)] == [False]
+    slower = load(write_config(tmp_path, SOLVER__BASE_LR=0.01))
+    assert all(v.cached for v in gates.run(slower, "data,oracle"))
+    larger = load(write_config(tmp_path, INPUT__MIN_SIZE_TEST=96))
+    assert [v.cached for v in gates.run(larger, "data,oracle")] == [True, False]
+    labels = tmp_path / "val" / "shapes.json"
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["bbox"][2] += 1
+    labels.write_text(json.dumps(content))
+    again = load(write_config(tmp_path, INPUT__MIN_SIZE_TEST=96))
+    assert not any(v.cached for v in gates.run(again, "data,oracle"))
+
+
+# What each gate's verdict depends on, and what not.
+DEPENDS = {
+    "data": ([], ["SOLVER.BASE_LR", "MODEL.FPN.OUT_CHANNELS", "INPUT.MIN_SIZE_TRAIN"]),
+    "oracle": (["INPUT.MIN_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE"], ["SOLVER.BASE_LR"]),
+    "inputs": (["SERIATIM.AUG.HFLIP", "INPUT.FORMAT"], ["SOLVER.BASE_LR", "SOLVER.MAX_ITER"]),
+    "init": (["MODEL.RETINANET.PRIOR_PROB"], ["SERIATIM.HOOKS.LOG_PERIOD"]),
+    "independence": (["MODEL.FPN.NORM"], ["SERIATIM.HOOKS.LOG_PERIOD"]),
+    "gradients": (["SOLVER.BASE_LR", "MODEL.BACKBONE.FREEZE_AT"], ["OUTPUT_DIR"]),
+    "repeat": (["SOLVER.BASE_LR"], ["OUTPUT_DIR"]),
+    "blind": (["SOLVER.BASE_LR"], ["OUTPUT_DIR"]),
+    "overfit1": (["SOLVER.BASE_LR"], ["DATALOADER.NUM_WORKERS"]),
+    "overfit10": (["SOLVER.BASE_LR"], ["DATALOADER.NUM_WORKERS"]),
+    "lr": (["SOLVER.BASE_LR"], ["OUTPUT_DIR"]),
+}
+OTHER = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.FPN.NORM": "GN",
+    "OUTPUT_DIR": "elsewhere",
+    "INPUT.MIN_SIZE_TRAIN": (32,),
+}
+
+
+@pytest.mark.parametrize("name", gates.ORDER)
+def test_keys_that_invalidate_a_verdict_and_keys_that_do_not(tmp_path, name):
+    cfg = load(write_config(tmp_path))
+    context = Context(cfg)
+    gate = make_gate(name)
+
+    def mark(*overrides):
+        changed = cfg.clone()
+        changed.defrost()
+        changed.merge_from_list(list(overrides))
+        return fingerprint(gate, changed, context.trainer_class)
+
+    plain = mark()
+    for key in DEPENDS[name][0]:
+        assert mark(key, OTHER.get(key, 3)) != plain, key
+    for key in DEPENDS[name][1]:
+        assert mark(key, OTHER.get(key, 3)) == plain, key
+
+
+def test_the_source_of_a_user_s_module_counts(tmp_path, monkeypatch):
+    module = tmp_path / "my_own_mapper.py"
+    module.write_text("FLIP = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = load(write_config(tmp_path))
+    import my_own_mapper  # noqa: F401
+
+    before = fingerprint(make_gate("inputs"), cfg, Context(cfg).trainer_class)
+    module.write_text("FLIP = 2\n")
+    assert fingerprint(make_gate("inputs"), cfg, Context(cfg).trainer_class) != before
+    assert fingerprint(make_gate("data"), cfg, Context(cfg).trainer_class) == fingerprint(
+        make_gate("data"), cfg, Context(cfg).trainer_class
+    )
+    del sys.modules["my_own_mapper"]
+
+
+def test_after_a_failure_the_later_gates_are_not_asked(tmp_path):
+    context = pipeline(tmp_path, "retinanet", trainer_with(OtherChannels))
+    verdicts = gates.run(context.cfg, "inputs,init", trainer_class=context.trainer_class)
+    assert [v.status for v in verdicts] == [Status.FAIL, Status.SKIP]
+    assert "inputs failed" in verdicts[1].summary
+    page = (tmp_path / "output" / "gates" / "index.html").read_text()
+    assert "channels" in page and "data:image/png;base64," in page
+    with pytest.raises(GateFailed, match="(?s)Measured.*Expected.*likeliest causes.*inputs.png"):
+        require(verdicts, tmp_path / "output" / "gates")
+
+
+def test_a_failed_verdict_is_not_remembered(tmp_path):
+    context = pipeline(tmp_path, "retinanet", trainer_with(OtherChannels))
+    for _ in range(2):
+        verdict = gates.run(context.cfg, "inputs", trainer_class=context.trainer_class)[0]
+        assert verdict.status is Status.FAIL and not verdict.cached
+
+
+def test_assertion_for_a_project_s_own_tests(tmp_path):
+    assert_gates(write_config(tmp_path), "data,oracle", output=tmp_path / "gates_output")
+    with pytest.raises(AssertionError, match="channels"):
+        assert_gates(
+            tmp_path / "config.yaml",
+            "inputs",
+            output=tmp_path / "gates_output",
+            trainer_class=trainer_with(OtherChannels),
+        )
+
+
+def test_json_gives_a_verdict_back():
+    finding = Finding(
+        "measured", "expected", [Cause("what", "where"), Cause("else")], pictures=["a.png"]
+    )
+    verdict = Verdict("data", "q?", Status.FAIL, "s", [finding], {"n": 1.5}, ["a.png"], 2.0)
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.as_dict()))) == verdict
+
+
+class LeavesTraces(Gate):
+    name = "data"
+    question = "does it leave traces?"
+
+    def examine(self, context, folder):
+        torch.manual_seed(99)
+        torch.backends.cudnn.benchmark = True
+        context.dataset_of(context.train_records[:1], context.cfg.DATASETS.TRAIN[0], "left")
+        return "done"
+
+
+def test_what_gates_do_leaves_no_trace(tmp_path):
+    from detectron2.data import DatasetCatalog
+
+    context = Context(load(write_config(tmp_path)))
+    flag, before = torch.backends.cudnn.benchmark, torch.get_rng_state()
+    LeavesTraces().run(context, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.backends.cudnn.benchmark is flag
+    assert not [name for name in DatasetCatalog.list() if name.startswith("__gates")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_training_is_the_same_with_gates_and_without(tmp_path):
+    config = write_config(tmp_path, SOLVER__MAX_ITER=3, DATALOADER__NUM_WORKERS=0)
+    weights = []
+    for which in ("off", "fast"):
+        output = tmp_path / which
+        words = ["--config-file", config, "--gates", which, "OUTPUT_DIR", output]
+        done = subprocess.run(command(words), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
+    assert (tmp_path / "fast" / "gates" / "gates.json").exists()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_failed_gate_stops_train_net_with_exit_code_3(tmp_path):
+    config = write_config(tmp_path, MODEL__PIXEL_MEAN=[0.5] * 3, MODEL__PIXEL_STD=[0.2] * 3)
+    words = ["--config-file", config, "--gates", "inputs"]
+    done = subprocess.run(command(words), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "PIXEL_MEAN" in done.stderr
+    assert not (tmp_path / "output" / "model_final.pth").exists()
