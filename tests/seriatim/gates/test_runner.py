@@ -71,6 +71,9 @@ OTHER = {
     "MODEL.FPN.NORM": "GN",
     "OUTPUT_DIR": "elsewhere",
     "INPUT.MIN_SIZE_TRAIN": (32,),
+    "SOLVER.BASE_LR": 0.5,
+    "SERIATIM.AUG.HFLIP": 0.1,
+    "MODEL.RETINANET.PRIOR_PROB": 0.1,
 }
 
 
