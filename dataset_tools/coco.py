@@ -257,6 +257,8 @@ class CocoWriter:
     def _category_ids(self, categories: Sequence[Category]) -> dict[str, int]:
         ids: dict[str, int] = {}
         for position, category in enumerate(categories, start=1):
+            if not category.name:
+                raise InputError(f"The category number {position} has no name. Give it one.")
             if category.name in ids:
                 raise InputError(
                     f"The category name {category.name!r} is declared twice. Rename one of them."

@@ -133,3 +133,15 @@ def test_what_was_written_is_read(tmp_path_factory, records):
                 assert getattr(one, name) == getattr(other, name)
             assert one.bbox == pytest.approx(other.bbox, abs=2e-6)
             assert other.area is None or one.area == other.area
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(InputError, match="number 2 has no name"):
+        write_coco(path, [], [Category("cat"), Category("")], {})
+    with pytest.raises(InputError):
+        write_coco(path, [Image("a.png", 5, 5, [Annotation("a", (0, 0, 10**400, 5))])], None, {})
+    assert list(tmp_path.iterdir()) == []
+    huge = Annotation("a", (0, 0, 2**64, 1e200))
+    write_coco(path, [Image("a.png", 5, 5, [huge])], None, {})
+    assert load_coco(path).images[0].annotations[0].bbox == (0, 0, 2.0**64, 1e200)
