@@ -1,8 +1,9 @@
 """Do boxes lie on the edges of their own image, more than on those of another?
 
-A box drawn by a person runs along edges: the change of brightness across its sides is larger there than
-across sides in a random place. For each image the boxes of many images are laid over it, and the rank of
-its own among them is taken: 1 if they fit best, 0.5 on the average if they belong elsewhere.
+A box drawn by a person runs along edges: the change of brightness across its sides is larger there
+than across sides in a random place. For each image the boxes of many images are laid over it, and
+the rank of its own among them is taken: 1 if they fit best, 0.5 on the average if they belong
+elsewhere.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def agreement(records: Sequence[Record]) -> Agreement:
         [(fit[others[:, i], i] < own[i]).mean() + 0.5 * (fit[others[:, i], i] == own[i]).mean()
          for i in range(count)]
     )  # fmt: skip
-    # A uniform rank has a standard deviation of 0.29; healthy photographs and drawings measured 0.96
-    # to 1.0, the same with their labels shifted or shuffled 0.40 to 0.57.
+    # A uniform rank has a standard deviation of 0.29; healthy photographs and drawings measured
+    # 0.96 to 1.0, the same with their labels shifted or shuffled 0.40 to 0.57.
     bound = 0.5 + 3.0 * 0.29 / np.sqrt(count)
     means = {shift: float(np.mean(np.diagonal(fit, -shift))) for shift in SHIFTS}
     best = max(means, key=means.get)

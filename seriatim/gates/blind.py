@@ -29,8 +29,8 @@ SIGNIFICANCE = 0.01
 class BlindGate(Gate):
     """The same few steps with real images, with black ones, and with the labels of other images.
 
-    A model that sees must end with a smaller loss on the real ones, image by image (Wilcoxon's signed-rank
-    test, so that no margin has to be chosen).
+    A model that sees must end with a smaller loss on the real ones, image by image (Wilcoxon's
+    signed-rank test, so that no margin has to be chosen).
     """
 
     name = "blind"
@@ -63,7 +63,8 @@ class BlindGate(Gate):
         if p_black > SIGNIFICANCE:
             self.findings.append(
                 Finding(
-                    f"after {STEPS} steps the loss on real images is {own.mean():.3g}, on black ones"
+                    f"after {STEPS} steps the loss on real images is {own.mean():.3g}, on black "
+                    "ones"
                     f" {dark.mean():.3g}: chance would do that in {p_black:.0%} of cases.",
                     f"a smaller loss on real images, by more than chance ({SIGNIFICANCE:.0%}).",
                     [
@@ -87,7 +88,8 @@ class BlindGate(Gate):
         elif p_labels > 0.5:
             self.findings.append(
                 Finding(
-                    f"labels of other images are learnt as well as the own ones ({other.mean():.3g} and"
+                    "labels of other images are learnt as well as the own ones "
+                    f"({other.mean():.3g} and"
                     f" {own.mean():.3g}).",
                     "that the own labels are easier.",
                     [

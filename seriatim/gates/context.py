@@ -173,7 +173,7 @@ class Context:
             return self.trainer_class.build_model(self.cfg)
 
     def new_model(self) -> nn.Module:
-        """A model of one's own as training starts from it, but for MODEL.WEIGHTS; in training mode."""
+        """A model of one's own, as training builds it, without MODEL.WEIGHTS; in training mode."""
         return copy.deepcopy(self._pristine).train()
 
     def starting_model(self) -> nn.Module:

@@ -15,7 +15,6 @@ from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
 from seriatim.gates.verdict import Cause, Finding
 
-
 # Of these a few do no harm: the catalog leaves them out and says so. Many are a broken conversion.
 _TOLERABLE = ("zero-area-box", "inverted-box", "box-outside-image", "not-a-number")
 TOLERATED = 0.005  # share of the annotations
@@ -120,7 +119,8 @@ class DataGate(Gate):
         )
         self.findings.append(
             Finding(
-                f"{len(shared)} of {len(theirs)} test images are training images, {shared[0]} first.",
+                f"{len(shared)} of {len(theirs)} test images are training images, {shared[0]} "
+                "first.",
                 "no image in both.",
                 [cause, Cause("two files list the same folder", "SERIATIM.DATASETS")],
                 # To be tested on what was trained is a choice one may make while debugging.
@@ -151,7 +151,8 @@ class DataGate(Gate):
                     else ""
                 )
                 + ").",
-                f"a mean rank well above 0.5, at least {found.bound:.2f} for {found.images} images.",
+                f"a mean rank well above 0.5, at least {found.bound:.2f} for {found.images} "
+                "images.",
                 [
                     Cause("annotations belong to other images: shifted or unsorted lists", name),
                     Cause("boxes in another unit, order or image size than the file says"),

@@ -20,9 +20,9 @@ from pycocotools.cocoeval import COCOeval
 def direct_ap(json_file: str | Path, task: str, max_detections: int, mask_side: int) -> float:
     """AP in percent that the annotations of a COCO file get when they are the detections.
 
-    It is 100 unless there are duplicates, degenerate boxes, boxes outside of the image or more objects
-    than count; masks are first reduced to `mask_side` × `mask_side` cells in their box and pasted back,
-    as Mask R-CNN's are. Rotated boxes are not for pycocotools: 100.
+    It is 100 unless there are duplicates, degenerate boxes, boxes outside of the image or more
+    objects than count; masks are first reduced to `mask_side` × `mask_side` cells in their box and
+    pasted back, as Mask R-CNN's are. Rotated boxes are not for pycocotools: 100.
 
     Args:
         json_file: COCO instances.
@@ -71,8 +71,8 @@ def _detection(
 def pasted_mask(
     segmentation: Any, box: tuple[float, float, float, float], size: tuple[int, int], side: int
 ) -> torch.Tensor:
-    """(H, W) bool: polygons or an RLE after `side` × `side` cells in `box` (XYXY px), by Detectron2's
-    own two functions."""
+    """(H, W) bool: polygons or an RLE after `side` × `side` cells in `box` (XYXY px), by
+    Detectron2's own two functions."""
     boxes = torch.tensor([box])
     if isinstance(segmentation, list):
         polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]

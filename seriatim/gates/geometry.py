@@ -1,7 +1,7 @@
 """Where a transform really takes pixels, found out from pictures alone.
 
-A picture of coordinates (every pixel holds its own x and y) goes through `apply_image`; what arrives tells
-where each pixel came from, whatever `apply_coords` says. The two must agree.
+A picture of coordinates (every pixel holds its own x and y) goes through `apply_image`; what
+arrives tells where each pixel came from, whatever `apply_coords` says. The two must agree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ _GRID = 12  # points a side
 
 
 def coordinate_error(transforms: TransformList, size: tuple[int, int]) -> float:
-    """Median distance, in px of the source, between where `apply_coords` and `apply_image` take points.
+    """Median distance, in px of the source, between where `apply_coords` and `apply_image` take
+    points.
 
     Args:
         transforms: from the source on.

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 from fvcore.transforms.transform import TransformList
@@ -25,7 +24,8 @@ from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.verdict import Cause, Finding
 
 IMAGES = 8
-# Two libraries decode a JPEG to within a level or two; a wrong crop, flip or channel order is off by tens.
+# Two libraries decode a JPEG to within a level or two; a wrong crop, flip or channel order is off
+# by tens.
 PIXEL_TOLERANCE = 6.0
 # Resizing moves points by a fraction of a pixel of the source; a missing flip or scale by tens.
 COORDINATE_TOLERANCE = 3.0
@@ -34,7 +34,8 @@ BOX_TOLERANCE = 2.5  # px of the input
 SURE_SHARE = 0.7
 BAD_SHARE = 0.1  # of the objects, above which it is no rounding
 MASK_IOU = 0.7
-# After normalisation with statistics of its kind a set of photographs has a mean and deviation near 0 and 1.
+# After normalisation with statistics of its kind a set of photographs has a mean and deviation near
+# 0 and 1.
 MEAN_BOUND, DEVIATION_BOUNDS = 3.0, (0.15, 5.0)
 
 
@@ -125,12 +126,14 @@ class InputsGate(Gate):
             if error > COORDINATE_TOLERANCE:
                 self.findings.append(
                     Finding(
-                        f"{name} moves coordinates to other places than pixels: {error:.0f} px apart"
+                        f"{name} moves coordinates to other places than pixels: {error:.0f} px "
+                        "apart"
                         " in the median.",
                         f"at most {COORDINATE_TOLERANCE:g} px.",
                         [
                             Cause(
-                                f"apply_coords or apply_image of {name} is wrong, so boxes do not follow",
+                                f"apply_coords or apply_image of {name} is wrong, so boxes do not "
+                                "follow",
                                 name,
                             ),
                             Cause(
@@ -230,7 +233,8 @@ class InputsGate(Gate):
         elif max(means.values()) < 0.9:
             self.findings.append(
                 Finding(
-                    f"the backbone's input hardly looks like the file: correlation {means[best]:.2f}.",
+                    "the backbone's input hardly looks like the file: correlation "
+                    f"{means[best]:.2f}.",
                     "above 0.9 for an image that was only resized and normalised.",
                     [
                         Cause(
@@ -248,9 +252,9 @@ class InputsGate(Gate):
     ) -> None:
         """The range after normalisation, against what the backbone's weights were trained with."""
         valid = torch.cat(
-            [image[:, : i["image"].shape[-2], : i["image"].shape[-1]].flatten(1) for image, i in zip(tensor, inputs, strict=False)],
+            [_valid(image, item).flatten(1) for image, item in zip(tensor, inputs, strict=False)],
             dim=1,
-        )  # fmt: skip
+        )
         mean, deviation = valid.mean(dim=1).tolist(), valid.std(dim=1).tolist()
         self.numbers["after normalisation"] = {"mean": mean, "standard deviation": deviation}
         expected = expected_statistics(context, model)
@@ -258,8 +262,10 @@ class InputsGate(Gate):
         if expected is not None and not _close(used, expected):
             self.findings.append(
                 Finding(
-                    f"images are normalised by mean {_rounded(used[0])}, deviation {_rounded(used[1])}.",
-                    f"mean {_rounded(expected[0])}, deviation {_rounded(expected[1])}, with which the"
+                    f"images are normalised by mean {_rounded(used[0])}, deviation "
+                    f"{_rounded(used[1])}.",
+                    f"mean {_rounded(expected[0])}, deviation {_rounded(expected[1])}, with which "
+                    "the"
                     " backbone's weights were trained (channels as INPUT.FORMAT orders them).",
                     [
                         Cause(
@@ -277,7 +283,8 @@ class InputsGate(Gate):
         if max(map(abs, mean)) > bound or not low <= np.mean(deviation) <= high:
             self.findings.append(
                 Finding(
-                    f"the normalised input has mean {_rounded(mean)} and deviation {_rounded(deviation)}.",
+                    f"the normalised input has mean {_rounded(mean)} and deviation "
+                    f"{_rounded(deviation)}.",
                     f"a mean within ±{bound:g} and a deviation within {low:g} to {high:g}.",
                     [
                         Cause(
@@ -302,7 +309,8 @@ class InputsGate(Gate):
         if distinct <= max(1, possible // 3) and possible > 3:
             self.findings.append(
                 Finding(
-                    f"three batches of the loader hold {distinct} different images among {len(names)}.",
+                    f"three batches of the loader hold {distinct} different images among "
+                    f"{len(names)}.",
                     f"about {possible} of the {len(records)} there are.",
                     [
                         Cause(
@@ -477,7 +485,8 @@ class Tally:
         if self.classes >= many:
             found.append(
                 Finding(
-                    f"{self.classes} of {self.objects} boxes have another class than in the file ({self.place}).",
+                    f"{self.classes} of {self.objects} boxes have another class than in the file "
+                    f"({self.place}).",
                     "the same.",
                     [
                         Cause("the mapper or catalog maps class numbers wrongly", "build_mapper"),
@@ -488,12 +497,14 @@ class Tally:
         if self.strange >= many or self.missing >= many:
             found.append(
                 Finding(
-                    f"of {self.objects} objects {self.missing} are missing after augmentation, {self.strange} boxes"
+                    f"of {self.objects} objects {self.missing} are missing after augmentation, "
+                    f"{self.strange} boxes"
                     f" are where none should be ({self.place}).",
                     "every box where its transforms take it.",
                     [
                         Cause(
-                            "the boxes are not moved with the image: flip, crop or scale is applied to one only",
+                            "the boxes are not moved with the image: flip, crop or scale is "
+                            "applied to one only",
                             "build_mapper",
                         )
                         if self.strange
@@ -509,7 +520,8 @@ class Tally:
         if self.bad_masks >= max(1, BAD_SHARE * self.masks):
             found.append(
                 Finding(
-                    f"{self.bad_masks} of {self.masks} masks are not where the transforms take them.",
+                    f"{self.bad_masks} of {self.masks} masks are not where the transforms take "
+                    "them.",
                     f"an IoU of at least {MASK_IOU}.",
                     [
                         Cause("masks are not moved with the image", "build_mapper"),
@@ -524,7 +536,8 @@ class Tally:
             move = Cause("keypoints are not moved with the image", "build_mapper")
             found.append(
                 Finding(
-                    f"{self.bad_points} of {self.points} keypoints are not where the transforms take them.",
+                    f"{self.bad_points} of {self.points} keypoints are not where the transforms "
+                    "take them.",
                     f"within {BOX_TOLERANCE:g} px.",
                     [flip, move] if self.swapped_points > self.bad_points / 2 else [move, flip],
                 )
@@ -568,7 +581,7 @@ def compare_objects(sample: Sample, tally: Tally, mirror: np.ndarray | None, tig
 
 
 def _nearest(box: np.ndarray, got: np.ndarray, free: set[int], tight: bool) -> int | None:
-    """The box of `got` that is `box`; with `tight` ones, which follow masks, one that overlaps well."""
+    """The box of `got` that is `box`; if they are `tight` around masks, one that overlaps well."""
     candidates = sorted(free)
     if not candidates:
         return None
@@ -705,7 +718,8 @@ def orders(bgr: np.ndarray) -> dict[str, np.ndarray]:
 def likeness(pixels: np.ndarray, candidate: np.ndarray) -> float:
     """Mean correlation of the channels after their differences are freed from scale and offset.
 
-    Channels of a photograph are much alike; so what one channel has over the mean of all is compared too.
+    Channels of a photograph are much alike; so what one channel has over the mean of all is
+    compared too.
     """
     if candidate.ndim == 4:
         return max(likeness(pixels, one) for one in candidate) - 1e-3  # the plain orders come first
@@ -737,7 +751,7 @@ def saturation(bgr: np.ndarray) -> float:
 def expected_statistics(
     context: Context, model: nn.Module
 ) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation that the backbone's weights were trained with, channels as INPUT.FORMAT."""
+    """Mean and deviation that the backbone's weights were trained with, in INPUT.FORMAT's order."""
     if "timm" not in context.cfg.MODEL.BACKBONE.NAME.lower():
         return None
     if not context.cfg.MODEL.TIMM.WEIGHTS:
@@ -750,6 +764,12 @@ def expected_statistics(
 
 def _close(one: tuple[list[float], list[float]], other: tuple[list[float], list[float]]) -> bool:
     return all(np.allclose(a, b, rtol=0.02, atol=1.0) for a, b in zip(one, other, strict=True))
+
+
+def _valid(image: torch.Tensor, item: Record) -> torch.Tensor:
+    """A padded (C, H, W) input without its padding."""
+    height, width = item["image"].shape[-2:]
+    return image[:, :height, :width]
 
 
 def _rounded(values: Sequence[float]) -> str:

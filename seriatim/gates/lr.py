@@ -21,8 +21,8 @@ from seriatim.gates.verdict import Cause, Finding
 STEPS, BATCH = 60, 4
 LOWEST, HIGHEST = 1e-7, 10.0
 DIVERGED = 3.0  # times the smallest smoothed loss
-# The configured rate may lie so far from the suggestion before a word is said: schedules, batch sizes and
-# clipping move the best rate by a few times, not by a hundred.
+# The configured rate may lie so far from the suggestion before a word is said: schedules, batch
+# sizes and clipping move the best rate by a few times, not by a hundred.
 BAND = 30.0
 
 
@@ -66,7 +66,8 @@ class LearningRateGate(Gate):
         self.numbers |= {"configured": peak, "suggested": suggestion, "breaks away at": limit}
         self._draw(rates[: len(losses)], losses, peak, suggestion, folder)
         self._judge(peak, suggestion, limit)
-        return f"{peak:g} configured, about {suggestion:.1g} suggested, the loss breaks away at {limit:.1g}"
+        told = f"{peak:g} configured, about {suggestion:.1g} suggested"
+        return f"{told}, the loss breaks away at {limit:.1g}"
 
     def _judge(self, peak: float, suggestion: float, limit: float) -> None:
         if peak > limit or peak > BAND * suggestion:

@@ -26,10 +26,12 @@ MOST_MAPPED = 200  # images that go through the mapper; of the others the record
 MOST_IMAGES = 3000
 # Both ways to the AP use the same boxes; only rounding to float32 lies between them.
 TOLERANCE = 0.1
-# Masks are resampled at two scales on the two ways: 28 × 28 cells of objects of a few px differ a little.
+# Masks are resampled at two scales on the two ways: 28 × 28 cells of objects of a few px differ a
+# little.
 MASK_TOLERANCE = 3.0
 MASK_SIDE = 28  # Mask R-CNN's resolution
-# A perturbed truth that still scores more than this share of the true one was not told apart from it.
+# A perturbed truth that still scores more than this share of the true one was not told apart from
+# it.
 SEEN = 0.9
 CEILING_TOLD = 98.0  # AP below which the ceiling is worth a warning
 SMALL_TOLD = 0.2  # share of objects smaller than the finest stride that is worth a warning
@@ -87,7 +89,8 @@ class OracleGate(Gate):
         if oracle.lost:
             self.findings.append(
                 Finding(
-                    f"{oracle.lost} of {oracle.total} objects of {oracle.mapped} images did not come"
+                    f"{oracle.lost} of {oracle.total} objects of {oracle.mapped} images did not "
+                    "come"
                     " through the mapper.",
                     "all of them, for without augmentation none is cropped away.",
                     [
@@ -164,7 +167,8 @@ class OracleGate(Gate):
             self.findings.append(
                 Finding(
                     f"{small:.0%} of the objects are smaller than one cell of the finest level.",
-                    f"less than {SMALL_TOLD:.0%}: such objects hardly leave a trace in a feature map.",
+                    f"less than {SMALL_TOLD:.0%}: such objects hardly leave a trace in a feature "
+                    "map.",
                     [
                         Cause(
                             "the input size is too small", "INPUT.MIN_SIZE_TEST, SERIATIM.EVAL.TILE"

@@ -18,13 +18,14 @@ from detectron2.structures import Boxes, pairwise_iou
 from seriatim.engine.train_step import NonFiniteError
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
-from seriatim.gates.quiet import quiet
 from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.practice import Practice, evaluating, practise
+from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause, Finding
 
-# AP50 rather than AP: to find, name and roughly place all objects is what a whole pipeline does within a
-# minute; the last percents of IoU, which AP asks for, take thousands of steps even where all is well.
+# AP50 rather than AP: to find, name and roughly place all objects is what a whole pipeline does
+# within a minute; the last percents of IoU, which AP asks for, take thousands of steps even where
+# all is well.
 METRICS = (("bbox", "AP50"), ("sem_seg", "mIoU"), ("segm", "AP50"))
 LOOK_EVERY = 25
 LOOSE_IOU, USUAL_IOU = 0.3, 0.5
@@ -94,8 +95,8 @@ class _OverfitGate(Gate):
             causes = list(found.causes())
         self.findings.append(
             Finding(
-                f"after {len(practice.losses)} steps on {len(records)} image(s) the model reaches {metric}"
-                f" {score:.0f} on them. {stalled_terms(practice)}",
+                f"after {len(practice.losses)} steps on {len(records)} image(s) the model reaches"
+                f" {metric} {score:.0f} on them. {stalled_terms(practice)}",
                 f"at least {self.wanted:.0f}.",
                 [
                     *causes,
@@ -149,15 +150,18 @@ class Diagnosis:
     def causes(self) -> list[Cause]:
         """What stalls: classification, localisation or assignment."""
         classes = Cause(
-            f"classification stalls: {self.placed:.0%} of the objects are boxed, {self.found:.0%} rightly named",
+            f"classification stalls: {self.placed:.0%} of the objects are boxed, {self.found:.0%}"
+            " rightly named",
             "labels, class numbers, classification loss",
         )
         places = Cause(
-            f"localisation stalls: {self.near:.0%} of the objects are found at IoU 0.3, {self.placed:.0%} at 0.5",
+            f"localisation stalls: {self.near:.0%} of the objects are found at IoU 0.3,"
+            f" {self.placed:.0%} at 0.5",
             "box decoding, box loss, strides",
         )
         scores = Cause(
-            f"nothing is found with confidence: {self.shown:.1f} detections per object, best scores {self.confidence:.2f}",
+            f"nothing is found with confidence: {self.shown:.1f} detections per object, best scores"
+            f" {self.confidence:.2f}",
             "assignment of objects to predictions, a loss without gradient, score thresholds",
         )
         if self.placed - self.found > 0.15:

@@ -62,7 +62,8 @@ def _section(verdict: Verdict, root: Path) -> Iterator[str]:
 
 def _finding(finding: Finding) -> Iterator[str]:
     yield f"<dl><dt>measured</dt><dd>{html.escape(finding.measured)}</dd>"
-    yield f"<dt>expected</dt><dd>{html.escape(finding.expected)}</dd><dt>likeliest causes</dt><dd><ol>"
+    yield f"<dt>expected</dt><dd>{html.escape(finding.expected)}</dd>"
+    yield "<dt>likeliest causes</dt><dd><ol>"
     yield from (f"<li>{html.escape(str(cause))}</li>" for cause in finding.causes)
     yield "</ol></dd></dl>"
 

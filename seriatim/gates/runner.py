@@ -1,4 +1,4 @@
-"""Runs the gates in their order, remembers verdicts, and stops where going on would be pointless."""
+"""Runs the gates in their order, remembers verdicts, stops where going on would be pointless."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def require(verdicts: Sequence[Verdict], folder: Path) -> None:
         others = sum(verdict.status is Status.FAIL for verdict in verdicts) - 1
         more = f" {others} more failed: see {folder}/index.html." if others else ""
         raise GateFailed(
-            f"{failed.paragraph(str(folder / failed.gate))}{more} All evidence: {folder}/index.html."
-            f" To train nevertheless: --gates off."
+            f"{failed.paragraph(str(folder / failed.gate))}{more}"
+            f" All evidence: {folder}/index.html. To train nevertheless: --gates off."
         )
 
 

@@ -56,10 +56,8 @@ class GateList(Listener):
         self._running = None
         if self._live is None:
             sign, seconds = _SIGNS[verdict.status], _seconds(verdict)
-            print(
-                f"gate {verdict.gate:<12} {sign} {verdict.status:<4} {seconds:>6}  {verdict.summary}",
-                flush=True,
-            )
+            head = f"gate {verdict.gate:<12} {sign} {verdict.status:<4} {seconds:>6}"
+            print(f"{head}  {verdict.summary}", flush=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

@@ -98,7 +98,7 @@ class Verdict:
 
 
 def conclude(findings: list[Finding], healthy: str) -> tuple[Status, str]:
-    """Status and one-line summary that follow from the findings; `healthy` is said if all is well."""
+    """Status and one-line summary that follow from the findings; `healthy` is for none."""
     grave = [finding for finding in findings if finding.fails]
     if grave:
         return Status.FAIL, grave[0].measured

@@ -93,5 +93,5 @@ def command(words: Sequence[str | Path]) -> list[str]:
 
 
 def _without_gates(words: Sequence[str]) -> list[str]:
-    """Gates have tests of their own; here they would only cost time, unless a test asks for them."""
+    """Gates have tests of their own; here they cost time, unless a test asks for them."""
     return list(words) if "--gates" in words else ["--gates", "off", *words]

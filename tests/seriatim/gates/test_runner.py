@@ -24,7 +24,7 @@ def test_gates_run_in_their_order_whatever_the_order_they_are_named_in():
     assert choose("overfit1,data,lr") == ["data", "overfit1", "lr"]
     assert choose("all") == list(gates.ORDER) and choose("off") == []
     assert set(choose("fast")) < set(gates.ORDER)
-    with pytest.raises(InputError, match="oracel.*Give all"):
+    with pytest.raises(InputError, match=r"oracel.*Give all"):
         choose("oracel")
 
 
@@ -119,7 +119,7 @@ def test_after_a_failure_the_later_gates_are_not_asked(tmp_path):
     assert "inputs failed" in verdicts[1].summary
     page = (tmp_path / "output" / "gates" / "index.html").read_text()
     assert "channels" in page and "data:image/png;base64," in page
-    with pytest.raises(GateFailed, match="(?s)Measured.*Expected.*likeliest causes.*inputs.png"):
+    with pytest.raises(GateFailed, match=r"(?s)Measured.*Expected.*likeliest causes.*inputs.png"):
         require(verdicts, tmp_path / "output" / "gates")
 
 
