@@ -51,7 +51,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         device, solver = cfg.MODEL.DEVICE, cfg.SERIATIM.SOLVER
         model = self.build_model(cfg)
-        model = model.to(memory_format=choose_memory_format(solver.CHANNELS_LAST, device))
+        model = model.to(memory_format=self.memory_format(cfg))
         optimizer = self.build_optimizer(cfg, model)
         self._plain_state = PlainState(model)
         self.average = None
@@ -77,6 +77,15 @@ class Trainer(DefaultTrainer):
         self._process_states: list[dict[str, Any]] | None = None
         self._rng_to_restore: dict[str, Any] | None = None
         self.register_hooks(self.build_hooks())
+
+    @staticmethod
+    def memory_format(cfg: CfgNode) -> torch.memory_format:
+        """SERIATIM.SOLVER.CHANNELS_LAST's; "auto" is "off" with keypoints, because Detectron2's loss
+        of heatmaps calls `view` on them, which only contiguous ones allow."""
+        value = cfg.SERIATIM.SOLVER.CHANNELS_LAST
+        if cfg.MODEL.KEYPOINT_ON and value == "auto":
+            value = "off"
+        return choose_memory_format(value, cfg.MODEL.DEVICE)
 
     @property
     def bare_model(self) -> nn.Module:

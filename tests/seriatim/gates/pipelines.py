@@ -64,7 +64,6 @@ KINDS: dict[str, dict] = {
         "MODEL__ROI_KEYPOINT_HEAD": {"CONV_DIMS": [16], "POOLER_RESOLUTION": 14},
         "DATALOADER__FILTER_EMPTY_ANNOTATIONS": True,
         # Detectron2's keypoint loss takes views that the channels-last format does not allow.
-        "SERIATIM__SOLVER__CHANNELS_LAST": "off",
     },
     "cascade_rcnn": TWO_STAGES
     | {
