@@ -11,7 +11,7 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench doctor clean
+.PHONY: help setup demo test lint bench zoo doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: setup ## the figures in the documentation, each measured beside a peer
 	@for script in benchmarks/[!_]*.py; do \
 		[ -f "$$script" ] || continue; echo "== $$script"; $(PY) "$$script" || exit $$?; \
 	done
+
+zoo: setup ## planted silent bugs: which do the gates catch? (resumes; ARGS="--watch")
+	@OMP_NUM_THREADS=1 $(PY) -W ignore -m tests.bug_zoo $(ARGS)
 
 doctor: setup ## versions, devices, and what is wrong with them
 	@$(PY) -m seriatim.doctor
