@@ -37,7 +37,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 
 # Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where
 # they were.
-_LARGEST = 2**53  # whole numbers beyond are not all floats
+LARGEST = 2**53  # whole numbers beyond are not all floats
 IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
 
 
@@ -322,7 +322,9 @@ def load_coco(path: str | Path, notes: Notes | None = None) -> Dataset:
     boxes are read as they are: finding those is the work of `check`. Unknown keys end in
     `attributes`.
     """
-    return parse_coco(path, read_json(path), notes)
+    from dataset_tools.coco_quick import read_quickly
+
+    return read_quickly(path) or parse_coco(path, read_json(path), notes)
 
 
 def parse_coco(path: str | Path, content: Any, notes: Notes | None = None) -> Dataset:
@@ -391,7 +393,7 @@ class _Loader:
     def dataset(self, content: Any) -> Dataset:
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise InputError(f'{self.path}: not a COCO file: there is no list "images" at the top.')
-        categories = self.categories(_list(content, "categories", self.path))
+        categories = read_categories(self.path, _list(content, "categories", self.path))
         names = {category.id: category.name for category in categories}
         images: dict[int, Image] = {}
         for index, entry in enumerate(content["images"]):
@@ -419,25 +421,6 @@ class _Loader:
             if self.notes is None:
                 raise InputError(f"{self.path}: {place} {_id_of(entry)}{fault}.") from fault
             self.notes.drop(f"{place.partition('[')[0][:-1]} {fault}", f"{self.path}:{place}")
-
-    def categories(self, entries: list[Any]) -> list[Category]:
-        found: dict[int, Category] = {}
-        names: set[str] = set()
-        for index, entry in enumerate(entries):
-            place = f"{self.path}: categories[{index}]"
-            if not isinstance(entry, dict):
-                raise InputError(f"{place} is not an object in braces.")
-            try:
-                category = _category(entry)
-            except ValueError as fault:
-                raise InputError(f"{place} {fault}.") from fault
-            if category.id in found:
-                raise InputError(f"{place}: the id {category.id} is there twice.")
-            if category.name in names:
-                raise InputError(f"{place}: the name {category.name!r} is there twice. Rename one.")
-            found[category.id] = category
-            names.add(category.name)
-        return list(found.values())
 
     def image(self, place: str, entry: dict, images: dict[int, Image]) -> None:
         rest = dict(entry)
@@ -482,6 +465,27 @@ class _Loader:
                 source=f"{self.path}:{place}",
             )
         )
+
+
+def read_categories(path: Path, entries: list[Any]) -> list[Category]:
+    """The entries of "categories"; InputError if there is a fault in one."""
+    found: dict[int, Category] = {}
+    names: set[str] = set()
+    for index, entry in enumerate(entries):
+        place = f"{path}: categories[{index}]"
+        if not isinstance(entry, dict):
+            raise InputError(f"{place} is not an object in braces.")
+        try:
+            category = _category(entry)
+        except ValueError as fault:
+            raise InputError(f"{place} {fault}.") from fault
+        if category.id in found:
+            raise InputError(f"{place}: the id {category.id} is there twice.")
+        if category.name in names:
+            raise InputError(f"{place}: the name {category.name!r} is there twice. Rename one.")
+        found[category.id] = category
+        names.add(category.name)
+    return list(found.values())
 
 
 def read_segmentation(value: Any) -> Segmentation | None:
@@ -545,7 +549,7 @@ def _attributes(rest: dict, drop: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     # Whole numbers in JSON have no limit, but beyond this one a float would lose them.
-    return isinstance(value, float) or (type(value) is int and abs(value) <= _LARGEST)
+    return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
 
 
 def _integer(entry: dict, key: str) -> int:
@@ -671,13 +675,13 @@ def _tidy(value: float) -> float:
         value = math.floor(value * 1e6 + 0.5) / 1e6
         whole = int(value)
         return whole if whole == value else value
-    if isinstance(value, int) and abs(value) <= _LARGEST:
+    if isinstance(value, int) and abs(value) <= LARGEST:
         return value
     try:
         value = round(float(value), 6)
     except OverflowError:  # a whole number of hundreds of digits, which JSON's writer refuses
         return math.inf
-    return int(value) if value.is_integer() and abs(value) <= _LARGEST else value
+    return int(value) if value.is_integer() and abs(value) <= LARGEST else value
 
 
 def encode_json(value: Any, where: str) -> bytes:
