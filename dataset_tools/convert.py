@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -87,7 +88,8 @@ def convert_dataset(
         raise InputError(f"{output} is a file. Give a folder by -o.")
     chosen, evidence = _choose(format_name, path)
     notes = Notes()
-    plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
+    with _without_collector():
+        plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
     if plan.embedded:
         plan.image_root = output / EMBEDDED_IMAGES
     records = _read(plan, notes, workers, skip_errors)
@@ -103,7 +105,8 @@ def convert_dataset(
     if fractions:
         info["split"] = {"fractions": dict(fractions), "seed": seed}
         records = _resplit(records, fractions, seed)
-    files = _write(records, plan, output, info, notes)
+    with _without_collector():
+        files = _write(records, plan, output, info, notes)
     return Conversion(chosen, plan, files, notes, evidence)
 
 
@@ -249,6 +252,19 @@ class _ChunkReader:
                     raise
                 notes.drop("item that cannot be read (--on-error skip)", str(error))
         return images, notes
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Records are many, and no two of them hold each other: to look for such takes a fifth of the
+    time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _resplit(images: Iterable[Image], fractions: Mapping[str, float], seed: int) -> Iterator[Image]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 _TEXT = "([^<&\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]*)"  # else no XML, or not the text itself
@@ -40,7 +42,8 @@ class Shapes:
     def __init__(self, use: Callable[[tuple[str, ...]], Any]) -> None:
         self._use = use
         self._known: list[tuple[re.Pattern[str], Any]] = []
-        self._tried = 0
+        self._rows: list[_Row] = []
+        self._tried = self._rows_tried = 0
 
     def match(self, piece: str) -> tuple[Any, tuple[str, ...]] | None:
         """What `use` made of the piece's shape, and the piece's texts; None if it has none."""
@@ -55,6 +58,56 @@ class Shapes:
                 self._known.append((learned[0], use))
                 return self.match(piece)
         return None
+
+    def match_rows(self, text: str, name: str) -> tuple[Any, list[tuple[str, ...]], int] | None:
+        """As `match`, of a text that is nothing but elements called `name`, all of one shape to the
+        last blank: what `use` made of it, the texts of each, the lines that each takes."""
+        for row in self._rows:
+            found = row.pattern.findall(text)
+            if len(found) * row.length + sum(map(len, chain.from_iterable(found))) == len(text):
+                return row.use, found, row.lines
+        if self._rows_tried < _MOST_SHAPES:
+            self._rows_tried += 1
+            first, end, _ = text.partition(f"</{name}>")
+            learned = _learn_exactly(first + end)
+            use = (
+                self._use(tuple(p.removeprefix(f"{name}/") for p in learned[1]))
+                if learned
+                else None
+            )
+            if use is not None:
+                self._rows.append(_Row(use, *learned[0]))
+                return self.match_rows(text, name)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Elements of one shape, to the last blank."""
+
+    use: Any
+    pattern: re.Pattern[str]
+    length: int  # of all but the texts
+    lines: int
+
+
+def _learn_exactly(
+    element: str,
+) -> tuple[tuple[re.Pattern[str], int, int], tuple[str, ...]] | None:
+    """Pattern, length without texts, number of lines, and paths of texts, of an element."""
+    learned = _learn(element)
+    found = learned and learned[0].fullmatch(element)
+    if not found or learned[0].groups < 2:
+        return None
+    pieces = []
+    end = 0
+    for group in range(1, learned[0].groups + 1):
+        pieces.append(element[end : found.start(group)])
+        end = found.end(group)
+    pieces.append(element[end:])
+    pattern = re.compile(_TEXT.replace("^", r"^\n").join(map(re.escape, pieces)))
+    fixed = "".join(pieces)
+    return (pattern, len(fixed), fixed.count("\n")), learned[1]
 
 
 def _learn(piece: str) -> tuple[re.Pattern[str], tuple[str, ...]] | None:

@@ -27,6 +27,7 @@ from dataset_tools.coco import (
     read_box,
     read_json,
 )
+from dataset_tools.coco_quick import read_quickly
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import (
     SPLIT_NAMES,
@@ -81,12 +82,7 @@ def plan(
     items: list[Item] = []
     remarks: list[str] = []
     for first, *others in groups:
-        content = _with_file_names(_without_project(read_json(first)))
-        if isinstance(content, list):
-            content = results_content(first, content, results_of)
-        panoptic = _is_panoptic(content)
-        labels = {**content, "annotations": []} if panoptic else content
-        dataset = parse_with_captions(first, labels, notes)
+        dataset, panoptic = _dataset_of(first, results_of, notes)
         for file in others:
             join(dataset, parse_with_captions(file, read_json(file), notes), file)
             remarks.append(f"{file.name} is joined to {first.name}, by the ids of their images")
@@ -97,9 +93,9 @@ def plan(
         for image in dataset.images:
             image.split = split
             _name_looked_for(image, names)
-        if panoptic:
+        if panoptic is not None:
             folder = Path(panoptic_images) if panoptic_images else first.with_suffix("")
-            items += _panoptic_items(first, content, dataset, folder, near, notes)
+            items += _panoptic_items(first, panoptic, dataset, folder, near, notes)
         else:
             items += [Item(image, near) for image in dataset.images]
     root = images or (path if path.is_dir() else _likely_root(path, datasets[0]))
@@ -115,6 +111,22 @@ def plan(
         keep_ids=ids == "keep",
         parallel=any(item.png for item in items),
     )
+
+
+def _dataset_of(
+    file: Path, results_of: str | None, notes: Notes
+) -> tuple[Dataset, dict[str, Any] | None]:
+    """What a file says; of a panoptic one without its segments, and with its content."""
+    dataset = read_quickly(file)
+    # A category 0 may be Roboflow's.
+    if dataset is not None and all(category.id for category in dataset.categories):
+        return dataset, None
+    content = _with_file_names(_without_project(read_json(file)))
+    if isinstance(content, list):
+        content = results_content(file, content, results_of)
+    panoptic = _is_panoptic(content)
+    labels = {**content, "annotations": []} if panoptic else content
+    return parse_with_captions(file, labels, notes), content if panoptic else None
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -148,7 +160,7 @@ class _Reader:
         parts = name.split("/")
         safe = ".." not in parts and not name.startswith("/") and ":" not in parts[0]
         for place in (name, f"{item.near}/{name}"):
-            if safe and os.path.isfile(self.root / place):
+            if safe and os.path.isfile(os.path.join(self.root, place)):
                 return place
         found = self.index.find(name, near=f"{item.near}/")
         if found:

@@ -25,11 +25,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
+from dataset_tools.files import read_bytes
 from dataset_tools.formats.base import (
     Evidence,
     Format,
@@ -58,10 +60,12 @@ from dataset_tools.xml_shapes import Shapes, plain_text
 from dataset_tools.xml_tree import Node, parse_xml
 
 FILES_LOOKED_AT = 200
+_MOST_REMEMBERED = 1000
 _ANNOTATIONS = "Annotations"
 _FLAGS = ("difficult", "truncated", "occluded")
 _BOOLEANS = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_TELLING = (b"voc", b"pixel_origin", b"&", b"\0")  # in a file without these no maker is named
 _OFFICIAL = re.compile(r"\bVOC ?20\d\d\b|PASCAL VOC", re.IGNORECASE)
 
 
@@ -145,23 +149,13 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
 
 
 @dataclass(slots=True)
-class _Object:
-    """An <object> that has a name and a box as it is in the file."""
-
-    name: str
-    corners: tuple[float, float, float, float]
-    attributes: dict[str, Any]
-    line: int
-
-
-@dataclass(slots=True)
 class _Label:
     """What an XML file says."""
 
     folder: str
     named: str
     size: tuple[int, int] | None
-    objects: list[_Object]
+    objects: list[Annotation]  # their boxes are the corners as they stand there
 
 
 @dataclass
@@ -180,7 +174,7 @@ class _Reader:
             return
         with open(path, "rb", buffering=0) as file:
             content = file.read()
-        label = self.quick.read(content)
+        label = self.quick.read(content, path)
         if label is None:
             root = parse_xml(path, content)
             if root.tag != "annotation":
@@ -198,7 +192,7 @@ class _Reader:
                 notes.drop("image that has no recorded size and is not there", path)
                 return
             size = image_size(self.index.root / file_name)
-        annotations = list(self._annotations(label.objects, path, notes))
+        annotations = self._annotations(label.objects, notes)
         if item.pngs:
             pngs = item.pngs.below(self.base)
             annotations = with_masks(annotations, pngs, size, self.classes, notes)
@@ -240,24 +234,24 @@ class _Reader:
             notes.suspect("XML file not called like its image (the image of its name taken)", place)
         return own, True
 
-    def _annotations(self, objects: list[_Object], path: str, notes: Notes) -> Iterator[Annotation]:
+    def _annotations(self, objects: list[Annotation], notes: Notes) -> list[Annotation]:
+        """With the boxes' origin, and what `--difficult` says, applied."""
+        dropped = False
         for found in objects:
-            place = f"{path}:{found.line}"
-            left, top, right, bottom = found.corners
-            bbox = (left - self.origin, top - self.origin, right, bottom)
-            if right <= bbox[0] or bottom <= bbox[1]:
-                notes.suspect("box of no area (kept: see check --fix)", place)
-            difficult = bool(found.attributes.get("difficult"))
-            if difficult and self.difficult == "drop":
-                notes.drop("difficult object (--difficult drop)", place)
-                continue
-            yield Annotation(
-                found.name,
-                bbox,
-                iscrowd=difficult and self.difficult == "crowd",
-                attributes=found.attributes,
-                source=place,
-            )
+            left, top, right, bottom = found.bbox
+            if self.origin:
+                left, top = left - 1, top - 1
+                found.bbox = (left, top, right, bottom)
+            if right <= left or bottom <= top:
+                notes.suspect("box of no area (kept: see check --fix)", found.source)
+            if found.attributes.get("difficult"):
+                found.iscrowd = self.difficult == "crowd"
+                if self.difficult == "drop":
+                    dropped = True
+                    notes.drop("difficult object (--difficult drop)", found.source)
+        if dropped:
+            return [found for found in objects if not found.attributes.get("difficult")]
+        return objects
 
 
 def _read_tree(root: Node, path: str, notes: Notes) -> _Label:
@@ -269,7 +263,8 @@ def _read_tree(root: Node, path: str, notes: Notes) -> _Label:
             notes.drop(f"object without a {missing}", f"{path}:{node.line}")
             continue
         corners = tuple(_number(box, side, path) for side in _SIDES)
-        objects.append(_Object(name, corners, _attributes(node), node.line))
+        place = f"{path}:{node.line}"
+        objects.append(Annotation(name, corners, attributes=_attributes(node), source=place))
     recorded = root.child("size")
     size = None
     if recorded is not None:
@@ -285,17 +280,19 @@ class _QuickReader:
 
     def __init__(self) -> None:
         self._heads = Shapes(_positions_in_head)
-        self._objects = Shapes(_positions_in_object)
+        self._objects = Shapes(_ObjectShape.of)
+        self._rows = Shapes(_ObjectShape.of)  # of files whose objects are blank by blank alike
 
-    def read(self, content: bytes) -> _Label | None:
+    def read(self, content: bytes, path: str) -> _Label | None:
         text = plain_text(content)
-        if text is None:
+        if text is None or not text.startswith("<annotation>"):
             return None
-        line = content.count(b"\n", 0, len(content) - len(text.encode())) + 1
-        start, rest = text[: len("<annotation>")], text.rstrip()
-        if start != "<annotation>" or not rest.endswith("</annotation>"):
+        rest = text.rstrip()
+        if not rest.endswith("</annotation>"):
             return None
-        head, *pieces = rest[len(start) : -len("</annotation>")].split("<object>")
+        head, opening, body = rest[len("<annotation>") : -len("</annotation>")].partition(
+            "<object>"
+        )
         matched = self._heads.match(head)
         if matched is None:
             return None
@@ -305,19 +302,41 @@ class _QuickReader:
         )
         if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
             return None
-        line += head.count("\n")
-        objects = []
-        for piece in pieces:
-            body, _, after = piece.rpartition("</object>")
-            matched = self._objects.match(body)
-            found = None if matched is None or after.strip() else _quick_object(*matched, line)
-            if found is None:
-                return None
-            objects.append(found)
-            line += piece.count("\n")
+        line = 1 + head.count("\n")
+        if not content.startswith(b"<annotation>"):
+            line += content.count(b"\n", 0, content.index(b"<annotation>"))
+        objects: list[Annotation] | None = []
+        if opening:
+            blank = head[len(head.rstrip()) :]
+            objects = self._read_objects(f"{blank}<object>{body.rstrip()}", body, path, line)
+        if objects is None:
+            return None
         if "\\" in named or "/" in named:
             named = re.split(r"[\\/]", named)[-1]
         return _Label(folder, named, (int(width), int(height)), objects)
+
+    def _read_objects(self, text: str, body: str, path: str, line: int) -> list[Annotation] | None:
+        """The objects in `text`, the first of which begins in a line; `body` is it without its
+        <object>."""
+        objects = []
+        if matched := self._rows.match_rows(text, "object"):
+            shape, rows, lines = matched
+            for texts in rows:
+                if (found := shape.object(texts, path, line)) is None:
+                    return None
+                objects.append(found)
+                line += lines
+            return objects
+        for piece in body.split("<object>"):
+            inner, _, after = piece.rpartition("</object>")
+            matched = self._objects.match(inner)
+            if matched is None or after.strip():
+                return None
+            if (found := matched[0].object(matched[1], path, line)) is None:
+                return None
+            objects.append(found)
+            line += piece.count("\n")
+        return objects
 
 
 def _positions_in_head(paths: tuple[str, ...]) -> tuple[int | None, ...]:
@@ -325,34 +344,53 @@ def _positions_in_head(paths: tuple[str, ...]) -> tuple[int | None, ...]:
     return tuple(paths.index(path) if path in paths else None for path in wanted)
 
 
-def _positions_in_object(paths: tuple[str, ...]) -> tuple[int, tuple[int, ...], list] | None:
-    """Where the name, the corners and (with their tags) the attributes are among the texts."""
-    wanted = ("name", *(f"bndbox/{side}" for side in _SIDES))
-    others = [(i, path, path in _FLAGS) for i, path in enumerate(paths) if path not in wanted]
-    nested = any("/" in path or path in ("attributes", "bndbox") for _, path, _ in others)
-    if nested or not set(wanted) <= set(paths):
-        return None
-    name, *sides = map(paths.index, wanted)
-    return name, tuple(sides), others
+class _ObjectShape:
+    """Where the name, corners and attributes of objects are among the texts of their shape."""
 
+    def __init__(self, main: list[int], others: list[tuple[int, str]]) -> None:
+        self._main = itemgetter(*main)
+        self._others = others
+        self._rest = itemgetter(*(index for index, _ in others)) if others else lambda _: ()
+        self._attributes: dict[Any, dict[str, Any]] = {}  # most objects have the same few
 
-def _quick_object(positions: tuple, texts: tuple[str, ...], line: int) -> _Object | None:
-    name, (left, top, right, bottom), others = positions
-    try:
-        corners = (float(texts[left]), float(texts[top]), float(texts[right]), float(texts[bottom]))
-    except ValueError:
-        return None
-    name = texts[name].strip()
-    if not name or not math.isfinite(sum(corners)):
-        return None
-    attributes: dict[str, Any] = {}
-    for index, tag, is_flag in others:
-        value = texts[index].strip()
-        if is_flag and value in _BOOLEANS:
-            attributes[tag] = _BOOLEANS[value]
-        elif value:
-            attributes[tag] = value
-    return _Object(name, corners, attributes, line)
+    @classmethod
+    def of(cls, paths: tuple[str, ...]) -> _ObjectShape | None:
+        """By the paths of the texts; None for shapes that are not read quickly."""
+        wanted = ("name", *(f"bndbox/{side}" for side in _SIDES))
+        others = [(i, path) for i, path in enumerate(paths) if path not in wanted]
+        nested = any("/" in path or path in ("attributes", "bndbox") for _, path in others)
+        if nested or not set(wanted) <= set(paths):
+            return None
+        return cls([paths.index(path) for path in wanted], others)
+
+    def object(self, texts: tuple[str, ...], path: str, line: int) -> Annotation | None:
+        name, left, top, right, bottom = self._main(texts)
+        try:
+            corners = (float(left), float(top), float(right), float(bottom))
+        except ValueError:
+            return None
+        name = name.strip()
+        if not name or not math.isfinite(sum(corners)):
+            return None
+        rest = self._rest(texts)
+        attributes = self._attributes.get(rest)
+        if attributes is None:
+            attributes = self._read_attributes(texts)
+            if len(self._attributes) < _MOST_REMEMBERED:
+                self._attributes[rest] = attributes
+        return Annotation(
+            name, corners, None, None, False, None, attributes.copy(), None, f"{path}:{line}"
+        )
+
+    def _read_attributes(self, texts: tuple[str, ...]) -> dict[str, Any]:
+        attributes: dict[str, Any] = {}
+        for index, tag in self._others:
+            value = texts[index].strip()
+            if tag in _FLAGS and value in _BOOLEANS:
+                attributes[tag] = _BOOLEANS[value]
+            elif value:
+                attributes[tag] = value
+        return attributes
 
 
 def _label_files(path: Path, base: Path) -> Sequence[str]:
@@ -426,7 +464,10 @@ def _guess_origin(base: Path, labels: Sequence[str]) -> tuple[int, str]:
     official = ""
     for label in labels[:FILES_LOOKED_AT]:
         try:
-            root = parse_xml(base / label)
+            content = read_bytes(base / label)
+            if not any(map(content.lower().__contains__, _TELLING)):
+                continue
+            root = parse_xml(base / label, content)
         except InputError:
             continue  # told when it is this file's turn to be read
         declared = root.text_of("pixel_origin")

@@ -78,3 +78,32 @@ def test_plain_text():
     assert plain_text(b"<a>\xff</a>") is None
     assert plain_text(b"<a>\r\n</a>") is None
     assert plain_text(b"<a>]]></a>") is None
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5))
+def test_rows_are_those_of_the_parser(rows):
+    shapes = Shapes(lambda paths: paths)
+    for texts in (rows, [("cat", "1")] * 3, rows):
+        elements = [f"\n <o>\n<name>{a}</name><box><x>{b}</x></box></o>" for a, b in texts]
+        found = shapes.match_rows("".join(elements), "o")
+        if found is not None:
+            paths, values, lines = found
+            assert lines == 2
+            assert [dict(zip(paths, row, strict=True)) for row in values] == [
+                parsed(element.strip()[3:-4]) for element in elements
+            ]
+    assert found is not None or any(set("".join(texts)) & set("<>&]\x01\ufffe\n") for texts in rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<o><a>1</a><b>2</b></o> <o><a>3</a><b>4</b></o>",  # another blank
+        "<o><a>1</a><b>2</b></o><o><b>3</b><a>4</a></o>",
+        "<o><a>1</a><b>2</b></o><o><a>3</a><b>4</b></o>text",
+        "<o><a>1</a><b>2</b></o><o><a>3</a><b>&lt;</b></o>",
+        "<o><a>1</a><b>2</b></o><!-- 3 --><o><a>3</a><b>4</b></o>",
+    ],
+)
+def test_rows_that_differ_have_no_shape(text):
+    assert Shapes(lambda paths: paths).match_rows(text, "o") is None
