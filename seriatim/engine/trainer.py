@@ -80,8 +80,8 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def memory_format(cfg: CfgNode) -> torch.memory_format:
-        """SERIATIM.SOLVER.CHANNELS_LAST's; "auto" is "off" with keypoints, because Detectron2's loss
-        of heatmaps calls `view` on them, which only contiguous ones allow."""
+        """SERIATIM.SOLVER.CHANNELS_LAST's. "auto" is "off" with keypoints: Detectron2's loss calls
+        `view` on their heatmaps, which only contiguous ones allow."""
         value = cfg.SERIATIM.SOLVER.CHANNELS_LAST
         if cfg.MODEL.KEYPOINT_ON and value == "auto":
             value = "off"
