@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from seriatim.gates.verdict import Finding, Status, Verdict, conclude
+from dataset_tools.errors import InputError
+from seriatim.gates.verdict import Cause, Finding, Status, Verdict, conclude
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +66,26 @@ class Gate(ABC):
             status, summary = conclude(self.findings, healthy)
         except Skip as reason:
             status, summary = Status.SKIP, str(reason)
+        except (InputError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            # A gate that breaks has shown nothing about the pipeline: that is told, and no more.
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            self.evidence.append("traceback.txt")
+            self.findings.append(_broken(error))
+            status, summary = conclude(self.findings, "")
         return Verdict(
             self.name, self.question, status, summary, self.findings, self.numbers, self.evidence
         )
+
+
+def _broken(error: Exception) -> Finding:
+    return Finding(
+        f"the gate itself broke: {type(error).__name__}: {error}",
+        "an answer.",
+        [
+            Cause("the pipeline raises this where training would, too", "traceback.txt"),
+            Cause("a fault of the gate: please report it with traceback.txt"),
+        ],
+        fails=False,
+    )

@@ -160,6 +160,20 @@ class LeavesTraces(Gate):
         return "done"
 
 
+class Breaks(Gate):
+    name = "data"
+    question = "does it break?"
+
+    def examine(self, context, folder):
+        return [][1]
+
+
+def test_a_gate_that_breaks_says_so_and_does_not_stop_the_training(tmp_path):
+    verdict = Breaks().run(Context(load(write_config(tmp_path))), tmp_path)
+    assert verdict.status is Status.WARN and "IndexError" in verdict.summary
+    assert "examine" in (tmp_path / "traceback.txt").read_text()
+
+
 def test_what_gates_do_leaves_no_trace(tmp_path):
     from detectron2.data import DatasetCatalog
 
