@@ -182,6 +182,11 @@ def _add_hook_keys(cfg: CfgNode) -> None:
     h.LOG_PERIOD = 20
     # Steps between two histograms of weights and gradients in TensorBoard; 0: none.
     h.HISTOGRAM_PERIOD = 0
+    # Watch for NaN (with a dump that reproduces the step), spikes and a plateau of the loss, dead
+    # units, wrong update ratios, a slow loader, overfitting and wrong labels; docs/hooks.md.
+    h.WATCH = True
+    # Steps over which dead units, update ratios and the loader are judged; a plateau takes six.
+    h.WATCH_PERIOD = 200
     # Steps between two measurements of the loss on DATASETS.TEST; 0: none. At most so many images.
     h.VALIDATION_LOSS_PERIOD = 0
     h.VALIDATION_LOSS_IMAGES = 200

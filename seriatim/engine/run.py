@@ -131,6 +131,7 @@ def summary(config_file: str, folder: Path, results: dict[str, Any] | None) -> s
         ("metrics.json", "every metric, one JSON object a line"),
         ("config.yaml", "the config with all that was filled in, the seed too"),
         ("log.txt", "the log"),
+        ("watch", "what was noticed while training, with pictures"),
     ]
     lines = [""]
     if results:

@@ -93,6 +93,7 @@ def validate(cfg: CfgNode) -> None:
     _positive("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
     _positive("SERIATIM.SOLVER.ACCUMULATE", cfg.SERIATIM.SOLVER.ACCUMULATE)
     _positive("SERIATIM.HOOKS.LOG_PERIOD", cfg.SERIATIM.HOOKS.LOG_PERIOD)
+    _positive("SERIATIM.HOOKS.WATCH_PERIOD", cfg.SERIATIM.HOOKS.WATCH_PERIOD)
     _positive("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR)
     if not 0 <= cfg.SERIATIM.SOLVER.EMA_DECAY < 1:
         raise InputError(
@@ -209,7 +210,8 @@ def _clear(folder: Path, overwrite: bool) -> None:
     for pattern in RUN_FILES:
         for path in folder.glob(pattern):
             path.unlink()
-    shutil.rmtree(folder / "inference", ignore_errors=True)
+    for name in ("inference", "watch"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_writable(folder: Path) -> None:

@@ -79,9 +79,37 @@ class PlainState:
         return {k: v for k, v in plain_numbers(self._model) if self._initial.get(k) != v}
 
     def load_state_dict(self, state: Mapping[str, int | float]) -> None:
-        for name, value in state.items():
-            owner, _, attribute = name.rpartition(".")
-            setattr(self._model.get_submodule(owner), attribute, value)
+        set_plain_numbers(self._model, state)
+
+
+class PlainNumbers:
+    """Reads the plain numbers of a model's modules often and fast.
+
+    It looks for new ones only when a module has got or lost an attribute.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(name, vars(module)) for name, module in model.named_modules()]
+        self._size = -1
+        self._places: list[tuple[str, dict[str, Any], str]] = []
+
+    def read(self) -> list[Any]:
+        """The values now, for `named`."""
+        size = sum(len(attributes) for _, attributes in self._modules)
+        if size != self._size:
+            self._size, self._places = size, list(self._find())
+        return [attributes[name] for _, attributes, name in self._places]
+
+    def _find(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        for module_name, attributes in self._modules:
+            for name, value in attributes.items():
+                if type(value) in (int, float):
+                    yield (f"{module_name}.{name}" if module_name else name), attributes, name
+
+    def named(self, values: list[Any]) -> dict[str, int | float]:
+        """{dotted attribute name: value} of what `read` gave."""
+        names = (name for name, _, _ in self._places)
+        return {k: v for k, v in zip(names, values, strict=True) if type(v) in (int, float)}
 
 
 @contextmanager
@@ -97,6 +125,13 @@ def preserve_plain_state(model: nn.Module) -> Iterator[None]:
                 delattr(model.get_submodule(owner), attribute)
             elif before[name] != value:
                 setattr(model.get_submodule(owner), attribute, before[name])
+
+
+def set_plain_numbers(model: nn.Module, values: Mapping[str, int | float]) -> None:
+    """Set the attributes of modules that `values` names with dots."""
+    for name, value in values.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, value)
 
 
 def plain_numbers(model: nn.Module) -> Iterator[tuple[str, int | float]]:

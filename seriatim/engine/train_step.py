@@ -72,6 +72,8 @@ class TrainStep(SimpleTrainer):
         self.accumulate = accumulate
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
         self.images_last_step = 0  # over all processes
+        # What the last step saw in this process: its batches, each with its total loss.
+        self.seen: list[tuple[list[dict[str, Any]], torch.Tensor | None]] = []
         self._clip = clip
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device_type = self._parameters[0].device.type
@@ -82,22 +84,24 @@ class TrainStep(SimpleTrainer):
             raise RuntimeError("the model was left in evaluation mode: some hook must put it back")
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
-        data_time, images, batches = 0.0, 0, []
+        self.seen = []
+        data_time, images = 0.0, 0
         for index in range(self.accumulate):
             start = time.perf_counter()
             batch = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             images += len(batch)
-            batches.append(batch)
+            self.seen.append((batch, None))
             with self._reduce_gradients(last=index == self.accumulate - 1):
-                losses = self.compute_losses(self.model, batch)
+                losses = self._finite_or_told(batch)
                 total = sum(losses.values())
+                self.seen[-1] = (batch, total.detach())
                 if not torch.isfinite(total.detach()):
                     raise NonFiniteError(self._explain(losses, batch))
                 self.grad_scaler.scale(total / self.accumulate).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach().float() / self.accumulate
-        norm = self._finish_gradients(batches)
+        norm = self._finish_gradients()
         self.images_last_step = images * comm.get_world_size()
         self._record(sums, data_time, norm)
         self.grad_scaler.step(self.optimizer)
@@ -117,13 +121,22 @@ class TrainStep(SimpleTrainer):
             losses = model(batch)
         return losses if isinstance(losses, dict) else {"total_loss": losses}
 
+    def _finite_or_told(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """As `compute_losses`; where the model itself stops at NaN, the images are named too."""
+        try:
+            return self.compute_losses(self.model, batch)
+        except FloatingPointError as error:
+            raise NonFiniteError(
+                f"The model stopped at iteration {self.iter}: {error} {self._advice(batch)}"
+            ) from error
+
     def _reduce_gradients(self, last: bool):
         """Processes exchange gradients once per step, with the last of its micro-batches."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
-    def _finish_gradients(self, batches: list[list[dict[str, Any]]]) -> float:
+    def _finish_gradients(self) -> float:
         """Unscale, measure and clip the gradients; the norm over all of them before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -134,7 +147,7 @@ class TrainStep(SimpleTrainer):
         ):  # the scaler skips such a step, and halves the scale
             raise NonFiniteError(
                 f"The gradient became {norm} at iteration {self.iter} although the loss is finite."
-                f" {self._advice([image for batch in batches for image in batch])}"
+                f" {self._advice([image for batch, _ in self.seen for image in batch])}"
             )
         if self._clip is not None:
             self._clip(self._parameters)

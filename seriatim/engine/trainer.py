@@ -26,7 +26,7 @@ from seriatim.engine.checkpointer import AtomicCheckpointer, save_atomically
 from seriatim.engine.ema import EMAHook, WeightAverage
 from seriatim.engine.optimizer import build_clipper, build_optimizer
 from seriatim.engine.state import PlainState, preserve_rng, rng_state, set_rng_state
-from seriatim.engine.train_step import TrainLoader, TrainStep
+from seriatim.engine.train_step import NonFiniteError, TrainLoader, TrainStep
 from seriatim.hardware import choose_memory_format, choose_precision
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,11 @@ class Trainer(DefaultTrainer):
     @property
     def images_last_step(self) -> int:
         return self._trainer.images_last_step
+
+    @property
+    def train_step(self) -> TrainStep:
+        """What does each step: its batches, precision, optimizer and scaler."""
+        return self._trainer
 
     # Parts that a subclass can replace
 
@@ -189,6 +194,7 @@ class Trainer(DefaultTrainer):
             detectron2_hooks.LRScheduler(),
             None if self.average is None else EMAHook(self.average),
             hooks.Statistics(keys.LOG_PERIOD, keys.HISTOGRAM_PERIOD),
+            hooks.Watch(keys.WATCH_PERIOD) if keys.WATCH else None,
             self._precise_bn_hook(),
             hooks.Checkpoint(cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.Interrupt(),
@@ -291,6 +297,14 @@ class Trainer(DefaultTrainer):
             finally:
                 self.after_train()
         return self.last_results
+
+    def run_step(self) -> None:
+        """One step. One that becomes NaN or infinite leaves a dump, where it is watched."""
+        try:
+            super().run_step()
+        except NonFiniteError as error:
+            told = [hook.dump(error) for hook in self._hooks if isinstance(hook, hooks.Watch)]
+            raise NonFiniteError(" ".join([str(error), *told])) from error
 
     # Checkpoints
 

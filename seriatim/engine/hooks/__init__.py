@@ -10,6 +10,7 @@ from seriatim.engine.hooks.precise_bn import PreciseBatchNorm
 from seriatim.engine.hooks.progress import Progress
 from seriatim.engine.hooks.statistics import Statistics
 from seriatim.engine.hooks.validation_loss import ValidationLoss
+from seriatim.engine.hooks.watch import Watch
 from seriatim.engine.hooks.writers import Writers, drop_later_metrics
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Progress",
     "Statistics",
     "ValidationLoss",
+    "Watch",
     "Writers",
     "drop_later_metrics",
 ]
