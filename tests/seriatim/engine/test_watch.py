@@ -312,7 +312,9 @@ def test_a_spike_is_told_once_with_a_picture_and_not_again_when_resumed(
 def test_it_can_be_turned_off(tmp_path):
     from seriatim.engine.hooks import Watch
 
-    trainers = [Trainer(load(write_config(tmp_path, SERIATIM__HOOKS__WATCH=on))) for on in (True, False)]
+    trainers = [
+        Trainer(load(write_config(tmp_path, SERIATIM__HOOKS__WATCH=on))) for on in (True, False)
+    ]
     assert [sum(isinstance(h, Watch) for h in t._hooks) for t in trainers] == [1, 0]
 
 
