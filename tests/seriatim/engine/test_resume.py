@@ -64,6 +64,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
         TEST__EVAL_PERIOD=4,
         SERIATIM__SOLVER__EMA_DECAY=0.9,
         SERIATIM__HOOKS__VALIDATION_LOSS_PERIOD=3,
+        SERIATIM__HOOKS__WATCH_PERIOD=3,
         MODEL__TIMM__DROP_PATH=0.2,
         DATALOADER__NUM_WORKERS=1,
     )
