@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.modeling.proposal_generator.rpn import RPN
@@ -24,7 +25,7 @@ from detectron2.structures import Boxes
 from torch import nn
 
 from seriatim.gates.context import Batch
-from seriatim.gates.observe import Observation
+from seriatim.gates.observe import Observation, tensors_in
 from seriatim.gates.verdict import Cause
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector
 
@@ -82,9 +83,12 @@ def around(value: float, slack: float, why: str, suspects: Iterable[Suspect] = (
 
 
 def is_informative(name: str, module: nn.Module) -> bool:
-    """Modules whose outputs the closed forms need."""
-    return name in ("head", "anchor_generator", "sem_seg_head.predictor") or isinstance(
-        module, FastRCNNOutputLayers
+    """Modules whose outputs the closed forms, and the checks of outputs, need."""
+    names = ("head", "backbone", "proposal_generator.rpn_head", "sem_seg_head.predictor")
+    return (
+        name in names
+        or name.rpartition(".")[2] == "anchor_generator"
+        or isinstance(module, FastRCNNOutputLayers)
     )
 
 
@@ -139,6 +143,16 @@ def class_logits(seen: Observation) -> torch.Tensor | None:
     if not isinstance(output, tuple | list) or not isinstance(output[0], tuple | list):
         return None
     return torch.cat([level.detach().float().flatten() for level in output[0]])
+
+
+def box_deltas(model: nn.Module, seen: Observation) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names of heads that predict Box2BoxTransform's deltas, and all of these, flat."""
+    for name, output in seen.outputs.items():
+        owner = model.get_submodule(name.rpartition(".")[0]) if "head" in name else None
+        module = model.get_submodule(name)
+        transform = getattr(owner, "box2box_transform", getattr(module, "box2box_transform", None))
+        if isinstance(transform, Box2BoxTransform) and isinstance(output, tuple | list):
+            yield name, torch.cat([t.detach().float().flatten() for t in tensors_in(output[1])])
 
 
 # Dense detectors

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from detectron2.solver import LRMultiplier
 from torch import nn
 
 from dataset_tools.errors import InputError
@@ -29,6 +30,14 @@ LEAST_UPDATE, LARGEST_UPDATE = 1e-6, 3e-1
 # The same batch and weights give the same gradient, but for running normalisers (one step of
 # RetinaNet's moves by 10 %) and rounding; a gradient that is added up or not averaged doubles.
 SAME_GRADIENT = 1.5
+# Steps after which weight decay alone has shrunk weights to 1/e: 1 / (rate × decay). In use:
+# 20,000 (AdamW at 1e-3 and 0.05) to a million (SGD at 0.01 and 1e-4).
+SHORTEST_MEMORY = 300
+# Of the peak rate: the mean over a run. Cosine has 0.5, steps at 2/3 and 8/9 of it 0.7.
+LEAST_MEAN_RATE = 0.05
+MOMENTS = 200  # at which a schedule is looked at
+LEAST_PEAK = 0.5  # of the configured rate, that the schedule must reach
+LARGEST_MOMENTUM = 0.5  # of BatchNorm: 0.1 is usual, TensorFlow writes it as 0.9
 # |average - start| / |weights - start| of a moving average lies between 0 and 1.
 FARTHEST_AVERAGE = 2.0
 # Of a backbone's tensors, those that a file of weights must fill to count as loaded.
@@ -48,6 +57,8 @@ class GradientsGate(Gate):
         batches = _batches(context)
         self._check_membership(model, trainer.optimizer)
         self._check_pretrained(context, trainer)
+        self._check_decay(trainer.optimizer)
+        self._check_schedule(context, trainer)
         before = {name: t.detach().clone() for name, t in model.state_dict().items()}
         rate = _rate_to_peak(trainer.optimizer)
         norms = self._steps(trainer, batches)
@@ -55,6 +66,7 @@ class GradientsGate(Gate):
             return ""
         self._check_flow(context, model, norms, batches[0])
         self._check_frozen(model, before)
+        self._check_statistics(context, model, before)
         if not self.findings:
             self._check_update(model, before, rate)
             self._check_average(trainer, before)
@@ -152,6 +164,48 @@ class GradientsGate(Gate):
             ],
         )
 
+    def _check_decay(self, optimizer: torch.optim.Optimizer) -> None:
+        fastest = max(
+            group.get("initial_lr", group["lr"]) * group.get("weight_decay", 0.0)
+            for group in optimizer.param_groups
+        )
+        if fastest * SHORTEST_MEMORY > 1:
+            self._say(
+                f"weight decay alone shrinks weights to a third within {1 / fastest:.0f} steps.",
+                f"more than {SHORTEST_MEMORY} steps.",
+                [
+                    Cause("weight decay is too strong", "SOLVER.WEIGHT_DECAY"),
+                    Cause("the learning rate is too high", "SOLVER.BASE_LR"),
+                ],
+            )
+
+    def _check_schedule(self, context: Context, trainer: Trainer) -> None:
+        """The learning rate over the whole run, as a part of the configured one."""
+        steps = context.cfg.SOLVER.MAX_ITER
+        shares = rates_of(trainer.scheduler, steps)
+        if not shares:
+            return
+        peak, mean = max(shares), sum(shares) / len(shares)
+        self.numbers["peak and mean of the schedule"] = [peak, mean]
+        if peak < LEAST_PEAK:
+            self._say(
+                f"in {steps} steps the learning rate reaches {peak:.2g} of the configured one.",
+                "all of it, after the warm-up.",
+                [
+                    Cause("the warm-up takes longer than the training", "SOLVER.WARMUP_ITERS"),
+                    Cause("MAX_ITER was lowered, and the schedule was not", "SOLVER.MAX_ITER"),
+                ],
+            )
+        elif mean < LEAST_MEAN_RATE:
+            self._say(
+                f"over {steps} steps the learning rate is {mean:.2g} of its peak on average.",
+                f"at least {LEAST_MEAN_RATE:g}: cosine has 0.5.",
+                [
+                    Cause("steps of the schedule are in epochs, not in iterations", "SOLVER.STEPS"),
+                    Cause("the rate falls too early or too far", "SOLVER.GAMMA"),
+                ],
+            )
+
     # Steps
 
     def _steps(self, trainer: Trainer, batches: list[Batch]) -> dict[str, list[float]] | None:
@@ -160,12 +214,15 @@ class GradientsGate(Gate):
             name: [] for name, p in trainer.bare_model.named_parameters() if p.requires_grad
         }
         for batch in batches:
+            start = None if any(found.values()) else _copies(trainer.bare_model)
             with gradient_norms(trainer.bare_model) as norms:
                 try:
                     take_steps(trainer, [batch])
                 except (InputError, FloatingPointError) as error:
                     self._say_not_finite(str(error), norms)
                     return None
+            if start is not None:
+                self._check_descent(trainer.bare_model, start)
             for name, values in found.items():
                 values.append(norms.get(name, math.nan))
             bad = [name for name, norm in norms.items() if not math.isfinite(norm)]
@@ -173,6 +230,23 @@ class GradientsGate(Gate):
                 self._say_not_finite("", {name: norms[name] for name in bad})
                 return None
         return found
+
+    def _check_descent(self, model: nn.Module, start: dict[str, torch.Tensor]) -> None:
+        """The very first step of any optimizer goes against the gradient."""
+        along = sum(
+            float((p.detach() - start[name]).double().flatten() @ p.grad.double().flatten())
+            for name, p in model.named_parameters()
+            if p.requires_grad and p.grad is not None
+        )
+        if along > 0:
+            self._say(
+                "the first step goes along the gradient, not against it.",
+                "a step that lowers the loss.",
+                [
+                    Cause("the optimizer climbs: it maximises, or its rate is negative"),
+                    Cause("weight decay outweighs the gradient", "SOLVER.WEIGHT_DECAY"),
+                ],
+            )
 
     def _say_not_finite(self, message: str, norms: dict[str, float]) -> None:
         bad = [name for name, norm in norms.items() if not math.isfinite(norm)]
@@ -313,7 +387,51 @@ class GradientsGate(Gate):
                 "a step of the optimizer changes weights.",
                 [
                     Cause("the optimizer's step is not taken, or its rate is 0", "SOLVER.BASE_LR"),
+                    Cause("gradients are cleared after the backward pass, before the step"),
                     Cause("the optimizer holds another copy of the model"),
+                ],
+            )
+
+    def _check_statistics(
+        self, context: Context, model: nn.Module, before: dict[str, torch.Tensor]
+    ) -> None:
+        """BatchNorms that learn must gather statistics, and over more than one batch."""
+        now = model.state_dict()
+        idle, hasty = [], []
+        for name, module in model.named_modules():
+            mean, var = f"{name}.running_mean", f"{name}.running_var"
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm) or mean not in now:
+                continue
+            if not any(p.requires_grad for p in module.parameters(recurse=False)):
+                continue
+            still = torch.equal(now[mean], before[mean]) and torch.equal(now[var], before[var])
+            if still and not now[mean].any() and bool((now[var] == 1).all()):
+                idle.append(name)
+            if module.momentum is not None and module.momentum > LARGEST_MOMENTUM:
+                hasty.append(name)
+        if idle:
+            self._say(
+                f"after {STEPS} steps {len(idle)} BatchNorms ({idle[0]}) still have the mean 0 and"
+                " the variance 1 that they were made with.",
+                "statistics of the data: evaluation normalises with them.",
+                [
+                    Cause(
+                        "statistics stand still: the momentum is 0, or train() leaves BatchNorm in"
+                        " evaluation mode",
+                        idle[0],
+                    ),
+                    Cause("BatchNorm is frozen although no weights are loaded"),
+                ],
+            )
+        if hasty:
+            self._say(
+                f"{len(hasty)} BatchNorms ({hasty[0]}) have a momentum of"
+                f" {model.get_submodule(hasty[0]).momentum:g}: their statistics are those of the"
+                " last batch.",
+                f"at most {LARGEST_MOMENTUM:g}; 0.1 is usual.",
+                [
+                    Cause("a momentum in TensorFlow's sense: its 0.99 is 0.01 in torch", hasty[0]),
+                    Cause("a momentum that was set for a test"),
                 ],
             )
 
@@ -413,10 +531,12 @@ class GradientsGate(Gate):
             )
             scaled = Cause("the step scales the losses before the backward pass", "run_step")
             likely = times > 1 and 1 / SAME_GRADIENT < ratio / times < SAME_GRADIENT
+            one = times > 1 and 1 / SAME_GRADIENT < ratio * times < SAME_GRADIENT
+            last = Cause(f"gradients of one of {times} micro-batches count: zero_grad between them")
             self._say(
                 f"the gradient that a step uses is {ratio:.3g} times that of its loss.",
                 "the gradient of the mean loss of its images.",
-                [summed, scaled] if likely else [scaled, summed],
+                [last, scaled] if one else [summed, scaled] if likely else [scaled, summed],
             )
 
 
@@ -427,6 +547,28 @@ def take_alone(trainer: Trainer, batch: Batch) -> None:
     with EventStorage():
         torch.manual_seed(Context.SEED)
         sum(trainer.compute_losses(trainer.bare_model, batch).values()).backward()
+
+
+def rates_of(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[float]:
+    """The learning rate at up to 200 moments of a run of `steps`, as parts of the configured one.
+
+    For schedules that are a function of the step, as Detectron2's are; [] for others.
+    """
+    if not isinstance(scheduler, LRMultiplier) or not any(scheduler.base_lrs):
+        return []
+    now, base = scheduler.last_epoch, max(scheduler.base_lrs)
+    try:
+        found = []
+        for moment in range(min(steps, MOMENTS)):
+            scheduler.last_epoch = moment * steps // min(steps, MOMENTS)
+            found.append(max(scheduler.get_lr()) / base)
+        return found
+    finally:
+        scheduler.last_epoch = now
+
+
+def _copies(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def _batches(context: Context) -> list[Batch]:

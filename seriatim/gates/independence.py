@@ -130,12 +130,13 @@ class IndependenceGate(Gate):
             "predictions and targets are flattened in different orders: a view or reshape, without"
             " permute, mixes images with channels, places or levels"
         )
+        over = Cause("the loss takes a softmax, mean, maximum or norm over the batch")
         if place:
             causes = [module, flattened, labelled]
-        elif by_labels:
-            causes = [labelled, flattened]
+        elif by_pixels or not by_labels:
+            causes = [flattened, over, labelled]
         else:
-            causes = [flattened, Cause("the loss takes a mean, maximum or norm over the batch")]
+            causes = [labelled, flattened]
         whose = "pixels" if by_pixels else "labels" if by_labels else "presence"
         worst = min(turned, key=lambda name: cosines[name])
         self._say(
@@ -150,6 +151,21 @@ class IndependenceGate(Gate):
     def _check_evaluation(self, probe: Probe, i: dict, j: dict) -> None:
         i, j = (_as_test_input(image) for image in (i, j))
         with probe.evaluating():
+            noise = _difference(probe([i])[0], probe([i], seed=1)[0])
+            if noise is not None and noise > SCORE_TOLERANCE:
+                self._say(
+                    f"in evaluation mode the output for an image differs by {noise:.2g} from one"
+                    " seed to another.",
+                    "the same output, whatever the seed.",
+                    [
+                        Cause(
+                            "test-time randomness: dropout or sampling that evaluation mode does"
+                            " not switch off"
+                        ),
+                        Cause("a module that ignores eval()"),
+                    ],
+                )
+                return
             alone, pair, swapped = probe([i])[0], probe([i, j])[0], probe([j, i])[1]
             for what, other in (("beside another image", pair), ("as the second", swapped)):
                 difference = _difference(alone, other)
@@ -196,9 +212,9 @@ class Probe:
         self.model = model
         self._seed = seed
 
-    def __call__(self, batch: Batch) -> Any:
+    def __call__(self, batch: Batch, seed: int | None = None) -> Any:
         with preserve_rng(), preserve_plain_state(self.model), EventStorage(), torch.no_grad():
-            torch.manual_seed(self._seed)
+            torch.manual_seed(self._seed if seed is None else seed)
             return self.model(_copied(batch))
 
     def gradients(self, batch: Batch, seed: int | None = None) -> dict[str, Term]:

@@ -11,11 +11,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from seriatim.gates import levels, perfect
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.expectations import (
     Expectation,
     Suspect,
+    box_deltas,
     class_logits,
     expected_losses,
     is_informative,
@@ -30,6 +32,8 @@ IMAGES = 2  # more would say the same: losses are means
 PRIOR_SLACK = 2.5
 # Of a loss that theory has no answer for: those in use are between 0.01 and 20 at the start.
 LARGEST_UNKNOWN = 1000.0
+# So many numbers around 0 have both signs.
+LEAST_DELTAS = 50
 # A loss that agrees to so many digits on the negative of an image does not see it.
 SAME = 1e-6
 
@@ -59,6 +63,9 @@ class InitGate(Gate):
             return ""
         expected = expected_losses(model, context.cfg, seen, batch)
         self.numbers["expected"] = {k: [e.low, e.high] for k, e in expected.items()}
+        self.findings += levels.findings(model, batch, seen)
+        self._check_perfect(context, model, batch, seen)
+        self._check_signs(model, seen)
         prior_broken = self._check_prior(context.cfg, model, seen)
         suspect = _frozen_noise(context.cfg, model)
         dense = prior_of(model, context.cfg) is not None
@@ -123,6 +130,30 @@ class InitGate(Gate):
                 ],
             )
 
+    # Outputs
+
+    def _check_perfect(
+        self, context: Context, model: nn.Module, batch: Batch, seen: Observation
+    ) -> None:
+        outcome = perfect.perfection(context, model, batch, seen)
+        if outcome is not None:
+            self.numbers["losses of perfect outputs"] = outcome.losses
+            self.numbers["objects that inference finds in them"] = outcome.found
+            self.findings += perfect.findings(seen.losses, outcome)
+
+    def _check_signs(self, model: nn.Module, seen: Observation) -> None:
+        """Deltas of fresh heads scatter around 0: an activation after the last layer shows."""
+        for name, deltas in box_deltas(model, seen):
+            if len(deltas) >= LEAST_DELTAS and deltas.any() and float(deltas.min()) >= 0:
+                self._say(
+                    f"none of {len(deltas)} box deltas of {name} is negative.",
+                    "deltas of both signs: boxes must move both ways, grow and shrink.",
+                    [
+                        Cause("box deltas are cut off at 0 by an activation after the last layer"),
+                        Cause("the last layer's bias starts far from 0"),
+                    ],
+                )
+
     # Losses
 
     def _check_prior(self, cfg: CfgNode, model: nn.Module, seen: Observation) -> Cause | None:
@@ -144,6 +175,9 @@ class InitGate(Gate):
             f" deviation of {spread:.2g}"
         )
         causes = [wide, bias] if spread > 2 else [bias, wide]
+        if float(logits.min()) >= 0:
+            cut = Cause("logits are cut off at 0 by an activation after the last layer (ReLU)")
+            causes = [cut, bias]
         self._say(
             f"the mean score of all places and classes is {mean:.3g}.",
             f"the prior, {value:g} ({key}), within a factor of {PRIOR_SLACK:g}.",
