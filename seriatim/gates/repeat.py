@@ -37,6 +37,7 @@ class RepeatGate(Gate):
             straight, again = (train(context, cfg, STEPS) for _ in range(2))
             self.numbers["losses"] = straight.losses
             self._compare_runs(straight, again)
+            self._check_schedule(straight.trainer)
             if not self.findings:
                 self._compare_resumed(context, _short(context, f"{scratch}/broken"), straight)
             self._check_evaluation(context, straight.trainer)
@@ -69,6 +70,22 @@ class RepeatGate(Gate):
                     "an algorithm that is not deterministic", "SERIATIM.SOLVER.DETERMINISTIC True"
                 ),
                 Cause("a global or class attribute outlives the run"),
+            ],
+        )
+
+    def _check_schedule(self, trainer: Trainer) -> None:
+        """Detectron2's schedules count steps of the optimizer."""
+        taken = getattr(trainer.scheduler, "last_epoch", STEPS)
+        if taken == STEPS:
+            return
+        self._say(
+            f"after {STEPS} steps the schedule of the learning rate stands at {taken}.",
+            f"{STEPS}: it counts iterations.",
+            [
+                Cause("the schedule is stepped more than once an iteration", "build_hooks")
+                if taken > STEPS
+                else Cause("the schedule is not stepped in every iteration", "build_hooks"),
+                Cause("its steps are taken for epochs"),
             ],
         )
 

@@ -225,6 +225,7 @@ class ViewInsteadOfPermute(RetinaNet):
     what="(N, A·K, H, W) becomes (N, H·W·A, K) by a view: channels are taken for places.",
     gates=("init",),
     causes=("flattened in another order",),
+    seen=("jwyang/fpn.pytorch#6",),
     kind="retinanet",
 )
 def _(model: nn.Module) -> None:
@@ -251,6 +252,10 @@ class BatchOfQueries(nn.Module):
     what="MultiheadAttention without batch_first on (N, L, C): images attend to each other.",
     gates=("independence",),
     causes=("mixes the images",),
+    seen=(
+        "aipixel/AEMatter#3",
+        "om-ai-lab/OmDet#19",
+    ),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:
@@ -286,6 +291,11 @@ class LargestOfTheBatch(RetinaNet):
     what="F.dropout without training=self.training drops in evaluation too.",
     gates=("independence",),
     causes=("randomness",),
+    seen=(
+        "pytorch/pytorch#11999",
+        "BogiHsu/Tacotron2-PyTorch#8",
+        "yangze0930/NTS-Net#14",
+    ),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:
@@ -336,6 +346,11 @@ def _(model: nn.Module) -> None:
     what="BatchNorm's momentum is 0.99, TensorFlow's meaning: statistics are those of one batch.",
     gates=("gradients",),
     causes=("momentum",),
+    seen=(
+        "pytorch/vision#8250",
+        "kazuto1011/deeplab-pytorch#79",
+        "eriklindernoren/PyTorch-YOLOv3#230",
+    ),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:
@@ -491,6 +506,10 @@ class NextClass(TaskAlignedDetector):
     what="Inference counts classes from 1, as if there were a background in place 0.",
     gates=("init",),
     causes=("numbers classes",),
+    seen=(
+        "roboflow/rf-detr#961",
+        "PaddlePaddle/PaddleDetection#3764",
+    ),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:
@@ -546,6 +565,11 @@ class TwiceSigmoid(RPN):
     what="Objectness goes through a sigmoid, and then into a loss that has one.",
     gates=("init",),
     causes=("sigmoid is applied before",),
+    seen=(
+        "hustvl/YOLOP#141",
+        "nv-tlabs/GSCNN#62",
+        "Turoad/lanedet#32",
+    ),
     kind="faster_rcnn",
 )
 def _(model: nn.Module) -> None:
@@ -565,6 +589,11 @@ class SoftmaxTwice(FastRCNNOutputLayers):
     what="Cross entropy of probabilities, which takes their softmax again.",
     gates=("init",),
     causes=("softmax is applied before",),
+    seen=(
+        "jaehong31/CGES#1",
+        "NVIDIA/DeepLearningExamples#468",
+        "jindongwang/Deep-learning-activity-recognition#10",
+    ),
     kind="faster_rcnn",
 )
 def _(model: nn.Module) -> None:
@@ -584,6 +613,11 @@ class SoftmaxOverProposals(FastRCNNOutputLayers):
     what="log_softmax(dim=0): the proposals of a batch compete, not the classes.",
     gates=("independence",),
     causes=("over the batch",),
+    seen=(
+        "Lackel/DPN#1",
+        "perone/euclidesdb#2",
+        "ctallec/world-models#10",
+    ),
     kind="faster_rcnn",
 )
 def _(model: nn.Module) -> None:
@@ -643,6 +677,7 @@ class GIoUOfOtherFormat(TaskAlignedDetector):
     what="The box loss reads XYXY where XYWH is given.",
     gates=("init",),
     causes=("boxes of two formats",),
+    seen=("stevebottos/owl-vit-object-detection#14",),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:
@@ -739,8 +774,8 @@ class IgnoredCount(RetinaNet):
     "ignored anchors are background",
     area="loss",
     what="Anchors between the two thresholds, label -1, count as background.",
-    gates=(),
-    causes=(),
+    gates=("init",),
+    causes=("ignored",),
     kind="retinanet",
 )
 def _(model: nn.Module) -> None:
@@ -816,6 +851,11 @@ class InvertedAlpha(RetinaNet):
     what="alpha weighs the negatives, 1 - alpha the objects.",
     gates=("init",),
     causes=("alpha weighs the wrong side",),
+    seen=(
+        "clcarwin/focal_loss_pytorch#10",
+        "liuyuisanai/Focal-Loss#4",
+        "fudannlp16/focal-loss#6",
+    ),
     kind="retinanet",
 )
 def _(model: nn.Module) -> None:
@@ -829,6 +869,10 @@ def _(model: nn.Module) -> None:
     what="The class layer's bias starts at 0: every place is an object with 50 %.",
     gates=("init",),
     causes=("bias of the classification layer",),
+    seen=(
+        "xingyizhou/CenterNet#826",
+        "kuangliu/pytorch-retinanet#10",
+    ),
     kind="task_aligned",
 )
 def _(model: nn.Module) -> None:

@@ -25,6 +25,10 @@ BUGS: list[Bug] = []
     what="Only the backbone's parameters are given to the optimizer.",
     gates=("gradients",),
     causes=("optimizer leaves them out",),
+    seen=(
+        "zjunlp/HVPNeT#5",
+        "ohhhyeahhh/SiamCAR#18",
+    ),
     kind="retinanet",
 )
 class BackboneAlone(Trainer):
@@ -40,6 +44,7 @@ class BackboneAlone(Trainer):
     what="A list of parameters is extended by those of a part that is in it already.",
     gates=("gradients",),
     causes=("two parameter groups overlap",),
+    seen=("facebookresearch/mmf#965",),
     kind="faster_rcnn",
 )
 class HeadTwice(Trainer):
@@ -101,6 +106,10 @@ trainer_bug(
     what="requires_grad is False for the backbone, whose BatchNorms still follow every batch.",
     gates=("gradients",),
     causes=("BatchNorm is still in training mode",),
+    seen=(
+        "lightly-ai/lightly#1438",
+        "pytorch/pytorch#86590",
+    ),
     kind="retinanet",
 )
 def _(model: nn.Module) -> None:
@@ -159,6 +168,10 @@ class Climbs(Trainer):
     what="zero_grad is not called: each step uses the sum of all gradients so far.",
     gates=("gradients",),
     causes=("not set to zero",),
+    seen=(
+        "facebookresearch/nwm#16",
+        "tatsu-lab/alpaca_farm#58",
+    ),
     kind="retinanet",
 )
 class NoZeroGrad(Trainer):
@@ -206,6 +219,10 @@ trainer_bug(
     what="The losses of micro-batches are added up, not averaged.",
     gates=("gradients",),
     causes=("summed, not averaged",),
+    seen=(
+        "hirofumi0810/neural_sp#168",
+        "karpathy/nanoGPT#206",
+    ),
     kind="faster_rcnn",
     base={"SERIATIM__SOLVER__ACCUMULATE": 4},
 )(SumsMicroBatches)
@@ -218,6 +235,7 @@ trainer_bug(
     what="Gradients are cleared before each micro-batch: only the last one counts.",
     gates=("gradients",),
     causes=("micro-batch",),
+    seen=("bytetriper/RAE#67",),
     kind="task_aligned",
     base={"SERIATIM__SOLVER__ACCUMULATE": 4},
 )
@@ -266,6 +284,11 @@ trainer_bug(
     what="Gradients are clipped while they are scaled, and unscaled then: little is left.",
     gates=("gradients",),
     causes=("clipped",),
+    seen=(
+        "milesial/Pytorch-UNet#468",
+        "pytorch/examples#1196",
+        "harubaru/waifu-diffusion#64",
+    ),
     kind="retinanet",
     base={"SERIATIM__SOLVER__OPTIMIZER": "SGD"},
     changes={
@@ -347,6 +370,10 @@ BUGS.append(
         what="Warm-up takes more steps than the whole training has.",
         gates=("gradients",),
         causes=("warm-up",),
+        seen=(
+            "facebookresearch/d2go#19",
+            "ultralytics/ultralytics#25321",
+        ),
         kind="retinanet",
         changes={"SOLVER__MAX_ITER": 200, "SOLVER__WARMUP_ITERS": 20000},
     )
@@ -360,6 +387,7 @@ BUGS.append(
         what="The rate falls at steps 8 and 11, which were meant as epochs.",
         gates=("gradients",),
         causes=("epochs",),
+        seen=("ScrollPrize/villa#1495",),
         kind="faster_rcnn",
         changes={"SOLVER__MAX_ITER": 5000, "SOLVER__STEPS": [8, 11, 14]},
     )
@@ -445,6 +473,10 @@ class AveragesACopy(Trainer):
     what="The checkpoint holds no moving average: it starts anew from the weights.",
     gates=("repeat",),
     causes=("moving average",),
+    seen=(
+        "ai2cm/ace#349",
+        "m2lines/Samudra#282",
+    ),
     kind="retinanet",
     base={"SERIATIM__SOLVER__EMA_DECAY": 0.9},
 )
@@ -468,6 +500,10 @@ trainer_bug(
     what="The averaged weights are taken for the model's own when a run is resumed.",
     gates=("repeat",),
     causes=("model is not saved or loaded",),
+    seen=(
+        "Megvii-BaseDetection/YOLOX#1318",
+        "atomistic-machine-learning/schnetpack#785",
+    ),
     kind="task_aligned",
     base={"SERIATIM__SOLVER__EMA_DECAY": 0.9},
 )(ResumesFromTheAverage)
@@ -480,6 +516,10 @@ trainer_bug(
     what="Evaluation copies the average into the model, and training goes on from there.",
     gates=("repeat",),
     causes=("not swapped back",),
+    seen=(
+        "PKU-YuanGroup/Open-Sora-Plan#186",
+        "harubaru/waifu-diffusion#31",
+    ),
     kind="task_aligned",
     base={"SERIATIM__SOLVER__EMA_DECAY": 0.9},
 )
@@ -502,6 +542,10 @@ class NotSwappedBack(Trainer):
     what="A resumed run starts the data anew: the last images of an epoch are never seen.",
     gates=("repeat",),
     causes=("sampler takes other images",),
+    seen=(
+        "modelscope/ms-swift#10050",
+        "mozilla/DeepSpeech#611",
+    ),
     kind="retinanet",
 )
 class StartsTheDataAnew(Trainer):
@@ -517,6 +561,10 @@ class StartsTheDataAnew(Trainer):
     what="The optimizer's moments are not restored.",
     gates=("repeat",),
     causes=("optimizer state",),
+    seen=(
+        "facebookresearch/detectron2#4110",
+        "zylo117/Yet-Another-EfficientDet-Pytorch#269",
+    ),
     kind="faster_rcnn",
 )
 class ForgetsMoments(Trainer):
@@ -532,6 +580,10 @@ class ForgetsMoments(Trainer):
     what="The schedule starts anew in a resumed run, with its warm-up.",
     gates=("repeat",),
     causes=("scheduler state",),
+    seen=(
+        "lightly-ai/lightly-train#301",
+        "YehLi/xmodaler#15",
+    ),
     kind="task_aligned",
 )
 class ForgetsTheSchedule(Trainer):
@@ -622,25 +674,29 @@ def _(model: nn.Module) -> None:
             module.reset_parameters()
 
 
-def _with_wrong_prefix(path: str, model: nn.Module) -> None:
-    torch.save({"model": {f"encoder.{k}": v for k, v in model.state_dict().items()}}, path)
-
-
+@trainer_bug(
+    BUGS,
+    "pretrained weights under another prefix",
+    area="checkpoint",
+    what="Names in the file have a prefix, and strict=False loads nothing, without a word.",
+    gates=("gradients",),
+    causes=("does not load them",),
+    seen=("torchgeo/torchgeo#4036", "facebookresearch/moco-v3#30"),
+    kind="retinanet",
+    base={"MODEL__TIMM__NAME": "tf_efficientnet_lite0", "MODEL__TIMM__WEIGHTS": "package"},
+)
 class WrongPrefix(Trainer):
-    """The file's names have a prefix, and it is loaded without strictness."""
-
     @classmethod
     def build_model(cls, cfg):
-        model = super().build_model(cfg)
-        state = {f"encoder.{k}": v for k, v in cls.pretrained(cfg).items()}
-        model.backbone.bottom_up.load_state_dict(state, strict=False)
+        state = super().build_model(cfg).backbone.bottom_up.state_dict()
+        bare = cfg.clone()
+        bare.defrost()
+        bare.MODEL.TIMM.WEIGHTS = ""
+        model = super().build_model(bare)
+        model.backbone.bottom_up.load_state_dict(
+            {f"module.{name}": value for name, value in state.items()}, strict=False
+        )
         return model
-
-    @classmethod
-    def pretrained(cls, cfg):
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            return super().build_model(cfg).backbone.bottom_up.state_dict()
 
 
 # Evaluation in the middle of training
@@ -661,6 +717,11 @@ trainer_bug(
     what="After the first evaluation the model trains in evaluation mode.",
     gates=("repeat",),
     causes=("model.eval() without going back",),
+    seen=(
+        "wkentaro/pytorch-fcn#57",
+        "ermongroup/ncsn#2",
+        "webis-de/small-text#40",
+    ),
     kind="faster_rcnn",
 )(StaysInEvaluationMode)
 
