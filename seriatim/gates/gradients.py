@@ -35,8 +35,10 @@ SAME_GRADIENT = 1.5
 SHORTEST_MEMORY = 300
 # Of the peak rate: the mean over a run. Cosine has 0.5, steps at 2/3 and 8/9 of it 0.7.
 LEAST_MEAN_RATE = 0.05
-MOMENTS = 200  # at which a schedule is looked at
+MOMENTS = 20_000  # at which a schedule is looked at
 LEAST_PEAK = 0.5  # of the configured rate, that the schedule must reach
+LONGEST_WARM_UP = 0.6  # of a run; one-cycle schedules rise for up to half of it
+LEAST_RUN = 100  # steps; a shorter run is a trial, whose schedule is of no account
 LARGEST_MOMENTUM = 0.5  # of BatchNorm: 0.1 is usual, TensorFlow writes it as 0.9
 # |average - start| / |weights - start| of a moving average lies between 0 and 1.
 FARTHEST_AVERAGE = 2.0
@@ -186,15 +188,18 @@ class GradientsGate(Gate):
         if not shares:
             return
         peak, mean = max(shares), sum(shares) / len(shares)
+        warm = next(i for i, share in enumerate(shares) if share > 0.9 * peak) / len(shares)
         self.numbers["peak and mean of the schedule"] = [peak, mean]
-        if peak < LEAST_PEAK:
+        if warm > LONGEST_WARM_UP or peak < LEAST_PEAK:
             self._say(
-                f"in {steps} steps the learning rate reaches {peak:.2g} of the configured one.",
-                "all of it, after the warm-up.",
+                f"of {steps} steps the learning rate takes {warm:.0%} to rise to its peak,"
+                f" {peak:.2g} of the configured one.",
+                f"at most {LONGEST_WARM_UP:.0%}, and all of it.",
                 [
                     Cause("the warm-up takes longer than the training", "SOLVER.WARMUP_ITERS"),
                     Cause("MAX_ITER was lowered, and the schedule was not", "SOLVER.MAX_ITER"),
                 ],
+                fails=steps >= LEAST_RUN,
             )
         elif mean < LEAST_MEAN_RATE:
             self._say(
@@ -550,7 +555,7 @@ def take_alone(trainer: Trainer, batch: Batch) -> None:
 
 
 def rates_of(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[float]:
-    """The learning rate at up to 200 moments of a run of `steps`, as parts of the configured one.
+    """The learning rate at up to MOMENTS moments of a run of `steps`, as parts of the configured one.
 
     For schedules that are a function of the step, as Detectron2's are; [] for others.
     """

@@ -426,6 +426,7 @@ trainer_bug(
     gates=("repeat",),
     causes=("schedule",),
     kind="retinanet",
+    base={"SOLVER__MAX_ITER": 100},
 )
 class SteppedTwice(Trainer):
     def build_hooks(self):
