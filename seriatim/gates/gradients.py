@@ -555,7 +555,7 @@ def take_alone(trainer: Trainer, batch: Batch) -> None:
 
 
 def rates_of(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[float]:
-    """The learning rate at up to MOMENTS moments of a run of `steps`, as parts of the configured one.
+    """The learning rate at up to MOMENTS of `steps` steps, as parts of the configured one.
 
     For schedules that are a function of the step, as Detectron2's are; [] for others.
     """
