@@ -363,21 +363,24 @@ BUGS.append(
 )
 
 
-BUGS.append(
-    Bug(
-        "warm up never ends",
-        area="schedule",
-        what="Warm-up takes more steps than the whole training has.",
-        gates=("gradients",),
-        causes=("warm-up",),
-        seen=(
-            "facebookresearch/d2go#19",
-            "ultralytics/ultralytics#25321",
-        ),
-        kind="retinanet",
-        changes={"SOLVER__MAX_ITER": 200, "SOLVER__WARMUP_ITERS": 20000},
-    )
+@trainer_bug(
+    BUGS,
+    "warm up never ends",
+    area="schedule",
+    what="Warm-up takes more steps than the whole training has.",
+    gates=("gradients",),
+    causes=("warm-up takes longer",),
+    seen=("facebookresearch/d2go#19", "ultralytics/ultralytics#25321"),
+    kind="retinanet",
+    base={"SOLVER__MAX_ITER": 200},
 )
+class WarmsUpForEver(Trainer):
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.WARMUP_ITERS = 100 * cfg.SOLVER.MAX_ITER
+        return super().build_lr_scheduler(cfg, optimizer)
 
 
 BUGS.append(
