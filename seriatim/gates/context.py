@@ -137,6 +137,8 @@ class Context:
         mapper = self.trainer_class.build_mapper(self.cfg, is_train=True)
         if not augment and hasattr(mapper, "augmentations"):
             mapper.augmentations = T.AugmentationList(build_augmentations(self.cfg, is_train=False))
+            if hasattr(mapper, "recompute_boxes"):
+                mapper.recompute_boxes = False  # that is for crops, of which there are none now
         return mapper
 
     def inputs(
