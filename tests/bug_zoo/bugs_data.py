@@ -114,7 +114,7 @@ def _names_shuffled(content: Content) -> None:
 
 
 def test_images_among_the_training_images(folder: Path) -> None:
-    """Half of them, saved anew as JPEG-like smaller files under other names."""
+    """Every second test image takes the place of a training image."""
     for path in sorted((folder / "val" / "images").iterdir())[::2]:
         shutil.copy(path, folder / "train" / "images" / path.name)
 
@@ -222,7 +222,7 @@ BUGS = [
     Bug(
         "images turned after labelling",
         "data",
-        "All training images were turned by 90 degrees on disk, as when EXIF's orientation is applied"
+        "All training images were turned by 90 degrees on disk, as when EXIF is applied"
         " to the pixels but not to the labels.",
         ("data",),
         ("flipped", "turned"),
@@ -234,7 +234,7 @@ BUGS = [
         "data",
         "Two exports list the categories in different orders.",
         ("data",),
-        ("number",),
+        ("number", "order"),
         files=edited(_categories_reversed, "val"),
         seen=("open-mmlab/mmdetection#7720",),
     ),
@@ -251,7 +251,7 @@ BUGS = [
         "data",
         "Half of the test images lie in the training folder in the place of other images.",
         ("data",),
-        ("split", "both", "other images"),
+        ("split", "training and validation"),
         files=test_images_among_the_training_images,
         seen=("tqwei05/PlantSeg#11",),
     ),
@@ -268,7 +268,7 @@ BUGS = [
         "data",
         "A fifth of the boxes was rounded to nothing.",
         ("data",),
-        ("empty", "zero", "no area", "width"),
+        ("without area",),
         files=edited(_flat),
     ),
     Bug(
