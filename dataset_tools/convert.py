@@ -288,9 +288,9 @@ def _write(
     with ExitStack() as stack:
         writers: dict[str | None, CocoWriter] = {}
         embedded = stack.enter_context(_ImageFiles(output / EMBEDDED_IMAGES))
-        seen: set[tuple[str | None, str]] = set()
+        seen: set[int] = set()  # hashes, for names take a multiple of their memory
         for image in images:
-            key = (image.split, image.file_name)
+            key = hash((image.split, image.file_name))
             if key in seen:
                 # One image, two label files: both are kept, for which one is right we cannot know.
                 notes.suspect("image that is there twice (kept twice)", f"{image.source}")
