@@ -122,6 +122,10 @@ def run(args: argparse.Namespace) -> int:
         str(path): dataset_statistics(dataset)
         for path, dataset in zip(args.json, datasets, strict=True)
     }
+    roots = [
+        _root(path, dataset, args.images, index)
+        for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
+    ]
     names = _names(args.json)
     if args.output is not None:
         from dataset_tools.stats_plots import plot
@@ -130,10 +134,6 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         from dataset_tools.stats_page import write_page
 
-        roots = [
-            _root(path, dataset, args.images, index)
-            for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
-        ]
         write_page(datasets, names, args.html, strides=strides, roots=roots)
     dropped = {note.kind: note.count for note in notes.dropped.values()}
     if args.as_json:

@@ -158,12 +158,14 @@ class Format:
 class Glimpse:
     """A quick look at a path for `recognise`: names of its files and beginnings of some of them.
 
-    Folders are listed once for all formats, nearest first, up to a limit, so that a look at a very
-    large dataset takes well under a second.
+    Folders are listed once for all formats, up to a limit, so that a look at a very large dataset
+    takes well under a second: nearest first, and of folders in one folder at first only some, so
+    that thousands of them side by side do not hide what lies deeper elsewhere.
     """
 
     MOST_FILES = 20_000
     MOST_FOLDERS = 500
+    FIRST_FOLDERS = 20  # of one folder
     DEEPEST = 5
     HEAD_BYTES = 64 * 1024
 
@@ -203,21 +205,31 @@ class Glimpse:
         return self._heads[name]
 
     def _list_folder(self) -> None:
-        queue = deque([("", 0)])
-        while queue and len(self.files) < self.MOST_FILES and len(self.folders) < self.MOST_FOLDERS:
-            prefix, depth = queue.popleft()
-            try:
-                entries = sorted(os.scandir(self.path / prefix), key=lambda entry: entry.name)
-            except OSError:
+        first, later = deque([""]), deque()
+        for _ in range(self.MOST_FOLDERS):
+            queue = first or later
+            if not queue or len(self.files) >= self.MOST_FILES:
+                break
+            folders = self._list(queue.popleft())
+            first += folders[: self.FIRST_FOLDERS]
+            later += folders[self.FIRST_FOLDERS :]
+
+    def _list(self, prefix: str) -> list[str]:
+        """Take down what is in one folder; its folders that may be listed, as prefixes."""
+        try:
+            entries = sorted(os.scandir(self.path / prefix), key=lambda entry: entry.name)
+        except OSError:
+            return []
+        prefixes = []
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if is_file(entry):
-                    self.files.append(prefix + entry.name)
-                elif is_folder(entry) and depth < self.DEEPEST:
-                    self.folders.append(prefix + entry.name)
-                    queue.append((prefix + entry.name + "/", depth + 1))
+            if is_file(entry):
+                self.files.append(prefix + entry.name)
+            elif is_folder(entry) and prefix.count("/") < self.DEEPEST:
+                self.folders.append(prefix + entry.name)
+                prefixes.append(f"{prefix}{entry.name}/")
+        return prefixes
 
 
 def sorted_categories(names: Iterable[str]) -> list[Category]:

@@ -95,6 +95,11 @@ def plan(
     class_names, where = _class_names(base, yaml_file, content, names)
     finder = LabelFinder(root, Path(labels) if labels else None, base)
     _note_unused_labels(Path(labels) if labels else base, items, notes)
+    if yaml_file is None and not any(finder.find(item.image) for item in items):
+        raise InputError(
+            f"{path}: none of the {len(items):,} images in {root} has a label file (.txt). Give "
+            "their folder by --labels, or name another format."
+        )
     if class_names is None:
         remarks = [
             "no class names found: categories are called by their numbers (or give --names FILE)"
