@@ -29,13 +29,14 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_bytes
-from dataset_tools.images import is_file, is_folder
+from dataset_tools.images import is_file, is_folder, is_image_name
 from dataset_tools.notes import Notes
 
 Carried = Literal[
@@ -175,7 +176,9 @@ class Glimpse:
         self.folders: list[str] = []
         self._heads: dict[str, bytes] = {}
         self._by_suffix: dict[str, list[str]] = {}
-        if self.path.is_file():
+        self._sorted: dict[tuple[str, ...], list[str]] = {}
+        self.is_file = self.path.is_file()
+        if self.is_file:
             self.files = [self.path.name]
         elif self.path.is_dir():
             self._list_folder()
@@ -184,10 +187,17 @@ class Glimpse:
         for name in self.files:
             self._by_suffix.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
 
+    @cached_property
+    def images(self) -> list[str]:
+        """Those of `files` that are images, by their suffix."""
+        return [name for name in self.files if is_image_name(name)]
+
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Files with one of the lower-case `suffixes`, nearest to the path first."""
-        found = [name for suffix in suffixes for name in self._by_suffix.get(suffix, [])]
-        return sorted(found, key=lambda name: (name.count("/"), name))
+        if suffixes not in self._sorted:
+            found = [name for suffix in suffixes for name in self._by_suffix.get(suffix, [])]
+            self._sorted[suffixes] = sorted(found, key=lambda name: (name.count("/"), name))
+        return self._sorted[suffixes]
 
     def head(self, name: str) -> str:
         """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
@@ -196,7 +206,7 @@ class Glimpse:
     def head_bytes(self, name: str) -> bytes:
         """Beginning of a file of `files`."""
         if name not in self._heads:
-            path = self.path if self.path.is_file() else self.path / name
+            path = self.path if self.is_file else self.path / name
             try:
                 with open(path, "rb") as file:
                     self._heads[name] = file.read(self.HEAD_BYTES)

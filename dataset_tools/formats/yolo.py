@@ -130,10 +130,11 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
             return Evidence(f"{name} is YAML with names and train, val or test")
     if any(is_darknet(glimpse.head(name)) for name in glimpse.with_suffix(".data")):
         return None
-    if not any(is_image_name(name) for name in glimpse.files):
+    labels = glimpse.with_suffix(".txt")
+    if not glimpse.images or not labels:
         return None
-    stems = {os.path.splitext(os.path.basename(n))[0] for n in glimpse.files if is_image_name(n)}
-    for name in glimpse.with_suffix(".txt"):
+    stems = {os.path.splitext(os.path.basename(name))[0] for name in glimpse.images}
+    for name in labels:
         if os.path.splitext(os.path.basename(name))[0] not in stems:
             continue
         lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
