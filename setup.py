@@ -39,6 +39,9 @@ FORMATS = [
 ]
 DEV = [
     *FORMATS,
+    # Other readers of label formats, to compare with.
+    "globox",
+    "supervision",
     "hypothesis",
     # The independent reference for the perceptual hash.
     "imagehash",

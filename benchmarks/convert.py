@@ -149,8 +149,8 @@ def best(
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         if done.returncode:
-            if who in ("dataset_tools", "parse"):
-                print(done.stderr, file=sys.stderr)
+            reason = (done.stderr.strip().splitlines() or ["no reader of this format"])[-1]
+            print(f"{who}, {format_}: left out: {reason[:200]}", file=sys.stderr)
             return None
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     return min(run[0] for run in runs), min(run[1] for run in runs)

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from dataset_tools import __version__
+from dataset_tools.arguments import positive
 from dataset_tools.coco import CocoWriter, Image, Summary
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
@@ -125,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="divide anew, by hash of the file name",
     )
     add("--seed", type=int, default=0, help="of --split (default: %(default)s)")
-    add("-j", "--workers", metavar="N", type=int, default=default_workers(), help="processes")
+    add("-j", "--workers", metavar="N", type=positive, default=default_workers(), help="processes")
     add(
         "--on-error",
         choices=("stop", "skip"),
@@ -288,9 +289,9 @@ def _write(
     with ExitStack() as stack:
         writers: dict[str | None, CocoWriter] = {}
         embedded = stack.enter_context(_ImageFiles(output / EMBEDDED_IMAGES))
-        seen: set[tuple[str | None, str]] = set()
+        seen: set[int] = set()  # hashes, for names take a multiple of their memory
         for image in images:
-            key = (image.split, image.file_name)
+            key = hash((image.split, image.file_name))
             if key in seen:
                 # One image, two label files: both are kept, for which one is right we cannot know.
                 notes.suspect("image that is there twice (kept twice)", f"{image.source}")

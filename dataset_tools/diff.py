@@ -25,11 +25,11 @@ from dataset_tools.coco import (
     Dataset,
     Image,
     annotation_box,
-    image_root,
     load_coco,
 )
 from dataset_tools.errors import InputError
 from dataset_tools.notes import Notes
+from dataset_tools.provenance import images_if_any
 from dataset_tools.rle import Box
 from dataset_tools.table import text_table
 
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
     notes = Notes()
     old, new = load_coco(args.old, notes), load_coco(args.new, notes)
     old_root, new_root = (
-        _root(path, dataset, args.images, index)
+        images_if_any(path, dataset.info, args.images and args.images[index % len(args.images)])
         for index, (path, dataset) in enumerate([(args.old, old), (args.new, new)])
     )
     found = compare(old, new, old_root=old_root, new_root=new_root, min_iou=args.iou)
@@ -257,15 +257,6 @@ def _rows_of_categories(found: Difference) -> list[tuple[Any, ...]]:
         for name, pair in found.per_category.items()
     ]
     return [row for row in rows if any(row[3:])]
-
-
-def _root(path: Path, dataset: Dataset, given: Sequence[Path] | None, index: int) -> Path | None:
-    root = given[index % len(given)] if given else image_root(path, dataset.info)
-    if root is not None and root.is_dir():
-        return root
-    if given:
-        raise InputError(f"There is no folder of images {root}. Check --images.")
-    return None
 
 
 def _sizes(dataset: Dataset) -> dict[str, tuple[int, int]]:

@@ -57,11 +57,7 @@ def export_dataset(
     Raises:
         InputError: the format has no writer, `output` is there already, or a file cannot be read.
     """
-    chosen = get_format(format_name)
-    if chosen.write is None:
-        raise InputError(
-            f"{chosen.name} is read only. There are writers for: {', '.join(written_formats())}."
-        )
+    chosen = _writable(format_name)
     splits = {split: load_coco(path) for split, path in datasets.items()}
     root = Path(images) if images else _common_root(datasets, splits)
     notes = Notes()
@@ -147,7 +143,7 @@ def add_more_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> 
     """The options of the format that the command line names."""
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None:
-        chosen = get_format(name)
+        chosen = _writable(name)
         group = parser.add_argument_group(f"options of {chosen.name}: {chosen.title}")
         for option in chosen.write_options:
             option.add_to(group)
@@ -171,6 +167,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"written: {export.folder}")
     print(f"next:\n  python -m dataset_tools convert {chosen.name} {export.folder} -o DIR")
     return 0
+
+
+def _writable(name: str) -> Format:
+    """The format called `name`. InputError if it has no writer."""
+    if name == "auto":
+        fault = "There is nothing to recognise"
+    elif get_format(name).write is None:
+        fault = f"{name} is read only"
+    else:
+        return get_format(name)
+    raise InputError(f"{fault}. There are writers for: {', '.join(written_formats())}.")
 
 
 def _by_split(paths: Sequence[Path]) -> dict[str | None, Path]:

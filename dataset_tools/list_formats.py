@@ -44,7 +44,8 @@ def overview(formats: Sequence[Format]) -> str:
         )
         for f in formats
     ]
-    lost = [f"  {f.name:<8} {f.loses}" for f in formats if f.loses]
+    width = max(len(f.name) for f in formats)
+    lost = [f"  {f.name:<{width}}  {f.loses}" for f in formats if f.loses]
     return "\n".join(
         [
             text_table(("format", *CARRIED, "export", "title"), rows),

@@ -108,6 +108,11 @@ def run(args: argparse.Namespace) -> int:
     """Join, write, and print what was joined."""
     if args.output.resolve() in {path.resolve() for path in args.json}:
         raise InputError(f"{args.output} is one of the files to join. Give -o another name.")
+    if len({path.resolve() for path in args.json}) < len(args.json):
+        raise InputError(
+            "One of the files is given twice: all of its annotations would be there twice. Give "
+            "each once."
+        )
     given = args.images or [None]
     if len(given) not in (1, len(args.json)):
         raise InputError(

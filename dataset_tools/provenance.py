@@ -41,3 +41,14 @@ def find_images(path: Path, info: dict[str, Any], given: Path | None) -> Path:
     if not root.is_dir():
         raise InputError(f"There is no folder of images {root}. Give it with --images.")
     return root
+
+
+def images_if_any(path: Path, info: dict[str, Any], given: Path | None) -> Path | None:
+    """The image root `given`, else that which a COCO file records; None if it is not there.
+    InputError if the given one is not there."""
+    root = given or image_root(path, info)
+    if root is not None and root.is_dir():
+        return root
+    if given:
+        raise InputError(f"There is no folder of images {given}. Check --images.")
+    return None

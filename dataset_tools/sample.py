@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataset_tools.arguments import positive
 from dataset_tools.coco import Dataset, Image, image_root, load_coco, write_coco
 from dataset_tools.errors import InputError
 from dataset_tools.provenance import derived_info
 from dataset_tools.split import uniform
-from dataset_tools.subset import positive
 from dataset_tools.table import text_table
 
 EPILOG = """\

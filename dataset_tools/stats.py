@@ -19,11 +19,11 @@ from dataset_tools.coco import (
     Image,
     annotation_area,
     annotation_box,
-    image_root,
     load_coco,
 )
 from dataset_tools.errors import InputError
 from dataset_tools.notes import Notes
+from dataset_tools.provenance import images_if_any
 from dataset_tools.rle import Box
 from dataset_tools.strides import DEFAULT, parse_strides, strides_of_config
 from dataset_tools.table import text_table
@@ -122,6 +122,10 @@ def run(args: argparse.Namespace) -> int:
         str(path): dataset_statistics(dataset)
         for path, dataset in zip(args.json, datasets, strict=True)
     }
+    roots = [
+        images_if_any(path, dataset.info, args.images and args.images[index % len(args.images)])
+        for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
+    ]
     names = _names(args.json)
     if args.output is not None:
         from dataset_tools.stats_plots import plot
@@ -130,10 +134,6 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         from dataset_tools.stats_page import write_page
 
-        roots = [
-            _root(path, dataset, args.images, index)
-            for index, (path, dataset) in enumerate(zip(args.json, datasets, strict=True))
-        ]
         write_page(datasets, names, args.html, strides=strides, roots=roots)
     dropped = {note.kind: note.count for note in notes.dropped.values()}
     if args.as_json:
@@ -237,15 +237,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
     if len(set(stems)) == len(stems):
         return stems
     return [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
-
-
-def _root(path: Path, dataset: Dataset, given: Sequence[Path] | None, index: int) -> Path | None:
-    root = given[index % len(given)] if given else image_root(path, dataset.info)
-    if root is not None and root.is_dir():
-        return root
-    if given:
-        raise InputError(f"There is no folder of images {root}. Check --images.")
-    return None
 
 
 def _area_name(area: float) -> str:

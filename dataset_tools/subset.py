@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataset_tools.arguments import positive
 from dataset_tools.coco import (
     Annotation,
     Dataset,
@@ -198,10 +199,3 @@ def _is_wanted(
         return True
     dropped["that are too small" if size < min_size else "that are too large"] += 1
     return False
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, as the type of an argument."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)

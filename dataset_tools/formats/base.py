@@ -29,13 +29,14 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from dataset_tools.coco import Category, Dataset, Image
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_bytes
-from dataset_tools.images import is_file, is_folder
+from dataset_tools.images import is_file, is_folder, is_image_name
 from dataset_tools.notes import Notes
 
 Carried = Literal[
@@ -158,12 +159,14 @@ class Format:
 class Glimpse:
     """A quick look at a path for `recognise`: names of its files and beginnings of some of them.
 
-    Folders are listed once for all formats, nearest first, up to a limit, so that a look at a very
-    large dataset takes well under a second.
+    Folders are listed once for all formats, up to a limit, so that a look at a very large dataset
+    takes well under a second: nearest first, and of folders in one folder at first only some, so
+    that thousands of them side by side do not hide what lies deeper elsewhere.
     """
 
     MOST_FILES = 20_000
     MOST_FOLDERS = 500
+    FIRST_FOLDERS = 20  # of one folder
     DEEPEST = 5
     HEAD_BYTES = 64 * 1024
 
@@ -173,7 +176,9 @@ class Glimpse:
         self.folders: list[str] = []
         self._heads: dict[str, bytes] = {}
         self._by_suffix: dict[str, list[str]] = {}
-        if self.path.is_file():
+        self._sorted: dict[tuple[str, ...], list[str]] = {}
+        self.is_file = self.path.is_file()
+        if self.is_file:
             self.files = [self.path.name]
         elif self.path.is_dir():
             self._list_folder()
@@ -182,10 +187,17 @@ class Glimpse:
         for name in self.files:
             self._by_suffix.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
 
+    @cached_property
+    def images(self) -> list[str]:
+        """Those of `files` that are images, by their suffix."""
+        return [name for name in self.files if is_image_name(name)]
+
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Files with one of the lower-case `suffixes`, nearest to the path first."""
-        found = [name for suffix in suffixes for name in self._by_suffix.get(suffix, [])]
-        return sorted(found, key=lambda name: (name.count("/"), name))
+        if suffixes not in self._sorted:
+            found = [name for suffix in suffixes for name in self._by_suffix.get(suffix, [])]
+            self._sorted[suffixes] = sorted(found, key=lambda name: (name.count("/"), name))
+        return self._sorted[suffixes]
 
     def head(self, name: str) -> str:
         """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
@@ -194,7 +206,7 @@ class Glimpse:
     def head_bytes(self, name: str) -> bytes:
         """Beginning of a file of `files`."""
         if name not in self._heads:
-            path = self.path if self.path.is_file() else self.path / name
+            path = self.path if self.is_file else self.path / name
             try:
                 with open(path, "rb") as file:
                     self._heads[name] = file.read(self.HEAD_BYTES)
@@ -203,21 +215,31 @@ class Glimpse:
         return self._heads[name]
 
     def _list_folder(self) -> None:
-        queue = deque([("", 0)])
-        while queue and len(self.files) < self.MOST_FILES and len(self.folders) < self.MOST_FOLDERS:
-            prefix, depth = queue.popleft()
-            try:
-                entries = sorted(os.scandir(self.path / prefix), key=lambda entry: entry.name)
-            except OSError:
+        first, later = deque([""]), deque()
+        for _ in range(self.MOST_FOLDERS):
+            queue = first or later
+            if not queue or len(self.files) >= self.MOST_FILES:
+                break
+            folders = self._list(queue.popleft())
+            first += folders[: self.FIRST_FOLDERS]
+            later += folders[self.FIRST_FOLDERS :]
+
+    def _list(self, prefix: str) -> list[str]:
+        """Take down what is in one folder; its folders that may be listed, as prefixes."""
+        try:
+            entries = sorted(os.scandir(self.path / prefix), key=lambda entry: entry.name)
+        except OSError:
+            return []
+        prefixes = []
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if is_file(entry):
-                    self.files.append(prefix + entry.name)
-                elif is_folder(entry) and depth < self.DEEPEST:
-                    self.folders.append(prefix + entry.name)
-                    queue.append((prefix + entry.name + "/", depth + 1))
+            if is_file(entry):
+                self.files.append(prefix + entry.name)
+            elif is_folder(entry) and prefix.count("/") < self.DEEPEST:
+                self.folders.append(prefix + entry.name)
+                prefixes.append(f"{prefix}{entry.name}/")
+        return prefixes
 
 
 def sorted_categories(names: Iterable[str]) -> list[Category]:

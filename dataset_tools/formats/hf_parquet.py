@@ -100,7 +100,7 @@ def plan(
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A Parquet file whose schema has images."""
     for name in glimpse.with_suffix(".parquet")[:5]:
-        path = glimpse.path if glimpse.path.is_file() else glimpse.path / name
+        path = glimpse.path if glimpse.is_file else glimpse.path / name
         try:
             with open(path, "rb") as file:
                 size = file.seek(0, 2)

@@ -93,7 +93,7 @@ def plan(
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A file that begins as IDX files of images do."""
     for name in glimpse.files:
-        if not _SUFFIX.search(name) and not glimpse.path.is_file():
+        if not _SUFFIX.search(name) and not glimpse.is_file:
             continue
         head = unpacked_head(glimpse.head_bytes(name), 16)
         if len(head) == 16 and head[:2] == b"\0\0" and head[2] in TYPES and head[3] in (3, 4):

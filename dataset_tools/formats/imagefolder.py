@@ -81,8 +81,8 @@ def plan(
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Images in several folders, and nothing else. That is a hint, not a proof."""
-    pictures = [name for name in glimpse.files if is_image_name(name)]
-    others = [name for name in glimpse.files if not is_image_name(name)]
+    pictures = glimpse.images
+    others = set(glimpse.files).difference(pictures)
     with_splits = _has_splits(pictures)
     found = {_item(name, with_splits, "path").category for name in pictures} - {""}
     parts = {part.lower() for name in found for part in name.split("/")}

@@ -103,7 +103,7 @@ def plan(
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Image files that belong, as masks, to others."""
-    names = [name for name in glimpse.files if is_image_name(name)]
+    names = glimpse.images
     pictures = _Pictures(names)
     for name in names:
         if _is_mask(name) and (found := pictures.of_mask(name)) is not None:

@@ -88,7 +88,7 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     for name in glimpse.with_suffix(".npz")[:5]:
         if "/" in name:
             continue
-        path = glimpse.path if glimpse.path.is_file() else glimpse.path / name
+        path = glimpse.path if glimpse.is_file else glimpse.path / name
         try:
             found = _pairs(path, list(_shapes(path)), None)
         except InputError:

@@ -105,9 +105,9 @@ def plan(
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A file whose first bytes are a length and its checksum, before an Example with an image."""
     for name in glimpse.files:
-        if not _is_record_name(name) and not glimpse.path.is_file():
+        if not _is_record_name(name) and not glimpse.is_file:
             continue
-        with open_unpacked(glimpse.path if glimpse.path.is_file() else glimpse.path / name) as file:
+        with open_unpacked(glimpse.path if glimpse.is_file else glimpse.path / name) as file:
             try:
                 head = file.read(HEAD_BYTES)
                 start = file.read(4096)

@@ -31,7 +31,7 @@ from dataset_tools.formats.reading import (
     text_labels,
     whole,
 )
-from dataset_tools.images import ImageIndex, is_image_name
+from dataset_tools.images import ImageIndex
 from dataset_tools.notes import Notes
 
 NAMES = (
@@ -62,7 +62,7 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files of lines of eight whole numbers within VisDrone's ranges, each with an image."""
-    pictures = {stem(name) for name in glimpse.files if is_image_name(name)}
+    pictures = {stem(name) for name in glimpse.images}
     for name in glimpse.with_suffix(".txt")[:50]:
         lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
         if stem(name) in pictures and lines and all(map(_is_box, lines[:-1] or lines)):

@@ -95,6 +95,11 @@ def plan(
     class_names, where = _class_names(base, yaml_file, content, names)
     finder = LabelFinder(root, Path(labels) if labels else None, base)
     _note_unused_labels(Path(labels) if labels else base, items, notes)
+    if yaml_file is None and not any(finder.find(item.image) for item in items):
+        raise InputError(
+            f"{path}: none of the {len(items):,} images in {root} has a label file (.txt). Give "
+            "their folder by --labels, or name another format."
+        )
     if class_names is None:
         remarks = [
             "no class names found: categories are called by their numbers (or give --names FILE)"
@@ -125,10 +130,11 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
             return Evidence(f"{name} is YAML with names and train, val or test")
     if any(is_darknet(glimpse.head(name)) for name in glimpse.with_suffix(".data")):
         return None
-    if not any(is_image_name(name) for name in glimpse.files):
+    labels = glimpse.with_suffix(".txt")
+    if not glimpse.images or not labels:
         return None
-    stems = {os.path.splitext(os.path.basename(n))[0] for n in glimpse.files if is_image_name(n)}
-    for name in glimpse.with_suffix(".txt"):
+    stems = {os.path.splitext(os.path.basename(name))[0] for name in glimpse.images}
+    for name in labels:
         if os.path.splitext(os.path.basename(name))[0] not in stems:
             continue
         lines = [line for line in glimpse.head(name).splitlines() if line.strip()]

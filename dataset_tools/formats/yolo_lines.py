@@ -59,23 +59,24 @@ class LabelFinder:
     folder: Path | None  # given by the user
     base: Path  # of the dataset
 
-    def candidates(self, image: str) -> Iterator[Path]:
+    def candidates(self, image: str) -> Iterator[str]:
         """Where it may be, the likeliest first."""
+        join = os.path.join
         stem = os.path.splitext(image)[0]
         if self.folder is not None:
-            yield self.folder / f"{stem}.txt"
-            yield self.folder / f"{stem.rpartition('/')[2]}.txt"
+            yield join(self.folder, f"{stem}.txt")
+            yield join(self.folder, f"{stem.rpartition('/')[2]}.txt")
             return
-        yield self.root / label_of(image)
-        yield self.root / f"{stem}.txt"
+        yield join(self.root, label_of(image))
+        yield join(self.root, f"{stem}.txt")
         # The image root may be an images/ folder itself, with labels/ beside it.
-        yield self.root.parent / "labels" / f"{stem}.txt"
-        yield self.base / "labels" / f"{stem}.txt"
-        yield self.base / f"{stem}.txt"
+        yield join(self.root.parent, "labels", f"{stem}.txt")
+        yield join(self.base, "labels", f"{stem}.txt")
+        yield join(self.base, f"{stem}.txt")
 
-    def find(self, image: str) -> Path | None:
+    def find(self, image: str) -> str | None:
         """The image's label file, if there is one."""
-        return next((file for file in self.candidates(image) if os.path.isfile(file)), None)
+        return next(filter(os.path.isfile, self.candidates(image)), None)
 
 
 @dataclass
@@ -89,10 +90,9 @@ class Reader:
     pose: Pose | None = None
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        width, height = image_size(self.root / item.image)
-        image = Image(
-            item.image, width, height, split=item.split, source=str(self.root / item.image)
-        )
+        path = os.path.join(self.root, item.image)
+        width, height = image_size(path)
+        image = Image(item.image, width, height, split=item.split, source=path)
         file = self.finder.find(item.image)
         if file is None:
             notes.suspect("image without a label file (kept, without objects)", item.image)
@@ -102,7 +102,7 @@ class Reader:
         yield image
 
     def _annotation(self, words: list[str], image: Image, place: str, notes: Notes) -> Annotation:
-        numbers = [_number(word, place) for word in words]
+        numbers = _numbers(words, place)
         category = self._category(numbers[0], place)
         shares = numbers[1:]
         if self.task == "pose":
@@ -146,6 +146,8 @@ class Reader:
         return annotation
 
     def _category(self, value: float, place: str) -> str:
+        if self.names is not None and (name := self.names.get(value)):  # 2.0 finds 2
+            return name
         if value < 0 or not float(value).is_integer():
             raise InputError(f"{place}: the class {value:g} is not a whole number from 0.")
         number = int(value)
@@ -159,7 +161,7 @@ class Reader:
         return self.names[number]
 
 
-def label_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
+def label_lines(file: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Place and words of each line that is not empty."""
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if words := line.split():
@@ -173,8 +175,8 @@ def in_pixels(shares: list[float], image: Image) -> list[float]:
 
 def _boxed(category: str, shares: list[float], image: Image, place: str) -> Annotation:
     cx, cy, width, height = shares[:4]
-    corners = [cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2]
-    left, top, right, bottom = in_pixels(corners, image)
+    left, right = (cx - width / 2) * image.width, (cx + width / 2) * image.width
+    top, bottom = (cy - height / 2) * image.height, (cy + height / 2) * image.height
     attributes: dict[str, Any] = {"score": shares[4]} if len(shares) == 5 else {}
     return Annotation(category, (left, top, right, bottom), attributes=attributes, source=place)
 
@@ -212,6 +214,16 @@ def _keypoint(numbers: list[float], image: Image, place: str) -> tuple[float, fl
     if not visibility:
         return 0, 0, 0
     return x * image.width, y * image.height, visibility
+
+
+def _numbers(words: list[str], place: str) -> list[float]:
+    try:
+        numbers = list(map(float, words))
+        if math.isfinite(sum(numbers)):
+            return numbers
+    except ValueError:
+        pass
+    return [_number(word, place) for word in words]
 
 
 def _number(word: str, place: str) -> float:

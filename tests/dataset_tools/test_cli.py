@@ -77,3 +77,18 @@ def test_the_page_about_formats_is_current():
     assert page == list_formats.markdown(all_formats()), (
         "run: python -m dataset_tools formats --markdown > docs/formats.md"
     )
+
+
+@pytest.mark.parametrize("workers", ["0", "-2", "x"])
+def test_workers_are_a_positive_number(tmp_path, capsys, workers):
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "voc", str(tmp_path), "-o", str(tmp_path / "out"), "-j", workers])
+    assert stopped.value.code == EXIT_BAD_INPUT
+    assert "positive whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "told"), [("auto", "to recognise"), ("kitti", "read only")])
+def test_what_cannot_be_exported_to_is_told_with_what_can(tmp_path, capsys, name, told):
+    assert main(["export", name, "all.json", "-o", str(tmp_path / "out")]) == EXIT_BAD_INPUT
+    message = " ".join(capsys.readouterr().err.split())
+    assert told in message and "There are writers for: coco, voc" in message

@@ -102,6 +102,53 @@ def test_dividing_anew(tmp_path):
         assert len(json.loads(one)["categories"]) == 3
 
 
+def voc(folder, images=150):
+    for number in range(images):
+        objects = "".join(
+            f"<object><name>c{(number + i) % 5}</name><bndbox><xmin>{i}</xmin><ymin>1</ymin>"
+            f"<xmax>{i + 2 + number % 7}</xmax><ymax>9.5</ymax></bndbox></object>"
+            for i in range(number % 4)
+        )
+        size = "<size><width>64</width><height>48</height></size>"
+        label = f"<annotation><filename>{number}.jpg</filename>{size}{objects}</annotation>"
+        text(folder / f"Annotations/{number}.xml", label)
+    return folder
+
+
+def coco(folder, images=150):
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 48} for n in range(images)
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": n, "image_id": n * 7 % images, "category_id": 1, "bbox": [1, 2, n % 9 + 0.5, 3]}
+            for n in range(2 * images)
+        ],
+    }
+    return text(folder / "all.json", json.dumps(content))
+
+
+def csv(folder, images=150):
+    rows = (f"{n % images}.jpg,64,48,c{n % 3},{n % 9},1,{n % 9 + 5},7" for n in range(2 * images))
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    return text(folder / "labels.csv", "\n".join([header, *rows]))
+
+
+@pytest.mark.parametrize("make", [voc, coco, csv])
+def test_the_number_of_processes_does_not_show(tmp_path, monkeypatch, make):
+    source = make(tmp_path / "in")
+    monkeypatch.setattr(parallel, "FEWEST_ITEMS", 10)
+    written = []
+    for workers in (1, 2):
+        output = tmp_path / f"out{workers}"
+        conversion = convert_dataset(make.__name__, source, output, workers=workers)
+        notes = [(n.kind, n.count, n.places) for n in conversion.notes.suspicious.values()]
+        written.append(((output / "all.json").read_bytes(), notes))
+    assert written[0] == written[1]
+    assert written[0][1][0][1] == 150  # images that are missing
+
+
 def test_several_processes_write_the_same(tmp_path, monkeypatch):
     source = yolo(tmp_path / "in", 150)
     (source / "labels/100.txt").write_text("nonsense")

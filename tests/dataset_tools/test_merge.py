@@ -6,7 +6,7 @@ import pytest
 
 from dataset_tools.cli import main
 from dataset_tools.coco import Annotation, Category, Dataset, Image, load_coco
-from dataset_tools.errors import InputError
+from dataset_tools.errors import EXIT_BAD_INPUT, InputError
 from dataset_tools.merge import merge_datasets
 from seriatim.testing.shapes import make_shapes
 
@@ -116,3 +116,21 @@ def test_a_map_drops_and_orders_and_what_contradicts_is_told(tmp_path, capsys):
     assert f"dropped: {gone} annotations" in told
     everything = sum(len(part["annotations"]) for part in parts)
     assert len(merged["annotations"]) == everything - gone
+
+
+def test_a_file_given_twice_is_refused(tmp_path, capsys):
+    coco = make_shapes(tmp_path / "a", num_images=1)
+    out = tmp_path / "all.json"
+    assert main(["merge", str(coco), str(coco), "-o", str(out)]) == EXIT_BAD_INPUT
+    assert "given twice" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_output_that_is_a_folder_is_refused(tmp_path, capsys):
+    coco = make_shapes(tmp_path / "a", num_images=1)
+    images = str(coco.parent / "images")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main(["merge", str(coco), "-o", str(out), "--images", images]) == EXIT_BAD_INPUT
+    assert "out is a folder" in " ".join(capsys.readouterr().err.split())
+    assert not list(out.iterdir())

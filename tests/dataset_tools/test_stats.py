@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from dataset_tools.cli import main
 from dataset_tools.coco import Dataset, Image, load_coco
+from dataset_tools.errors import EXIT_BAD_INPUT
 from dataset_tools.stats import QUANTILES, dataset_statistics
 from dataset_tools.stats_page import mean_brightness
 from seriatim.testing.shapes import make_shapes
@@ -120,3 +121,8 @@ def test_a_page_of_nothing(tmp_path):
     path = tmp_path / "empty.json"
     path.write_text('{"images": [], "annotations": [], "categories": []}')
     assert main(["stats", str(path), "--html", str(tmp_path / "empty.html")]) == 0
+
+
+def test_an_image_root_that_is_not_there_is_told(coco, tmp_path, capsys):
+    assert main(["stats", str(coco), "--images", str(tmp_path / "nowhere")]) == EXIT_BAD_INPUT
+    assert "There is no folder of images" in capsys.readouterr().err

@@ -182,6 +182,13 @@ def test_a_look_at_many_files_ends_after_some_the_nearest_first(tmp_path, monkey
     assert [format_.name for format_, _ in recognise(tmp_path)] == ["yolo"]
 
 
+def test_many_folders_side_by_side_do_not_hide_the_labels(tmp_path):
+    for number in range(600):
+        (tmp_path / f"JPEGImages/{number:03}").mkdir(parents=True)
+    text(tmp_path / "labels/deep/er/a.xml", VOC)
+    assert [format_.name for format_, _ in recognise(tmp_path)] == ["voc"]
+
+
 def test_every_format_says_what_it_is():
     assert [format_.name for format_ in all_formats()] == list(NAMES)
     for format_ in all_formats():

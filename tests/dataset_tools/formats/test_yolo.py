@@ -227,3 +227,10 @@ def test_what_was_written_is_read(tmp_path_factory, objects, width, height):
     for (_, box, _), (_, cx, cy, w, h) in zip(found, objects, strict=True):
         back = ((box[0] + box[2] / 2) / width, (box[1] + box[3] / 2) / height)
         assert (*back, box[2] / width, box[3] / height) == pytest.approx((cx, cy, w, h), abs=2e-6)
+
+
+def test_images_that_have_no_label_file_at_all_are_of_another_format(tmp_path):
+    picture(tmp_path / "in/JPEGImages/a.jpg")
+    text(tmp_path / "in/Annotations/a.xml", "<annotation/>")
+    with pytest.raises(InputError, match=r"none of the 1 images .* has a label file"):
+        converted("yolo", tmp_path / "in", tmp_path / "out")
