@@ -9,10 +9,9 @@ import torch
 
 from dataset_tools.errors import run
 from seriatim.data import catalog
-from seriatim.engine.arguments import parse_arguments
 from seriatim.engine.run import start
 
-from .support import write_config
+from .support import arguments, write_config
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +22,7 @@ def forget_datasets():
 
 def complain(capsys, config, *words):
     """The message that train_net.py would end with; it must be one paragraph with exit code 2."""
-    code = run(lambda: start(parse_arguments(["--config-file", str(config), *map(str, words)])))
+    code = run(lambda: start(arguments(config, *map(str, words))))
     error = capsys.readouterr().err
     assert code == 2, error
     assert error.startswith("error: ") and "Traceback" not in error
@@ -113,7 +112,7 @@ def test_a_truncated_checkpoint(tmp_path, capsys):
 
 def test_resuming_the_checkpoint_of_another_architecture(tmp_path, capsys):
     config = write_config(tmp_path, SOLVER__MAX_ITER=1)
-    assert run(lambda: start(parse_arguments(["--config-file", str(config)]))) == 0
+    assert run(lambda: start(arguments(config))) == 0
     capsys.readouterr()
     message = complain(capsys, config, "--resume", "MODEL.FPN.OUT_CHANNELS", "8")
     assert "cannot be resumed" in message
@@ -154,7 +153,7 @@ def test_a_diverging_loss_names_the_images(tmp_path, capsys):
 
 def test_weights_that_leave_parts_of_the_model_random_are_not_evaluated(tmp_path, capsys):
     config = write_config(tmp_path, SOLVER__MAX_ITER=1, TEST__EVAL_PERIOD=0)
-    assert run(lambda: start(parse_arguments(["--config-file", str(config)]))) == 0
+    assert run(lambda: start(arguments(config))) == 0
     capsys.readouterr()
     message = complain(capsys, config, "--eval-only", "MODEL.FPN.OUT_CHANNELS", "8")
     assert "cannot be evaluated" in message and "fpn" in message
