@@ -25,12 +25,11 @@ _INDIFFERENT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SERIATIM.HOOKS", "SERIA
 
 
 def fingerprint(gate: Gate, cfg: CfgNode, trainer_class: type) -> str:
-    """A hash that changes whenever the verdict of `gate` could."""
+    """A hash of all that the verdict of `gate` depends on but source code (see `sources`)."""
     parts = {
         "gate": gate.name,
         "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
         "config": dict(_keys(cfg, gate.keys)),
-        "source": _sources(gate.packages, sys.modules[type(gate).__module__].__file__ or ""),
         "data": _data(cfg) if gate.needs_data else "",
         "versions": _versions(),
     }
@@ -51,21 +50,26 @@ def _leaves(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _sources(packages: tuple[str, ...], own_file: str) -> dict[str, str]:
-    """Hash of the source of every loaded module of `packages`, and of the user's own modules."""
-    hashes = {own_file: _file_hash(own_file)}
+def sources(gate: Gate) -> dict[str, str]:
+    """File → hash of what `gate` has used by now: its own module, the loaded ones of its packages,
+    and the user's own."""
+    files = {sys.modules[type(gate).__module__].__file__ or ""}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
         if not file.endswith(".py") or name.startswith("seriatim.gates"):
             continue
-        ours = name.partition(".")[0] in ("seriatim", "dataset_tools")
-        if ours:
-            counts = any(name == p or name.startswith(p + ".") for p in packages)
+        if name.partition(".")[0] in ("seriatim", "dataset_tools"):
+            counts = any(name == p or name.startswith(p + ".") for p in gate.packages)
         else:
-            counts = bool(packages) and not _is_library(file)
+            counts = bool(gate.packages) and not _is_library(file)
         if counts:
-            hashes[name] = _file_hash(file)
-    return hashes
+            files.add(file)
+    return {file: _file_hash(file) for file in sorted(files)}
+
+
+def unchanged(recorded: dict[str, str]) -> bool:
+    """Whether the files that `sources` gave, perhaps in another process, are still the same."""
+    return all(_file_hash(file) == known for file, known in recorded.items())
 
 
 def _is_library(file: str) -> bool:

@@ -16,7 +16,7 @@ from dataset_tools.errors import GateFailed, InputError
 from dataset_tools.files import write_json
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
-from seriatim.gates.fingerprint import fingerprint
+from seriatim.gates.fingerprint import fingerprint, sources, unchanged
 from seriatim.gates.verdict import Status, Verdict
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Memory:
         """The verdict of a gate under the fingerprint `mark`, if it is known and its evidence is
         still there."""
         entry = self._entries.get(name)
-        if entry is None or entry["fingerprint"] != mark:
+        if entry is None or entry["fingerprint"] != mark or not unchanged(entry["sources"]):
             return None
         verdict = Verdict.from_dict(entry["verdict"])
         folder = self._path.parent / name
@@ -145,8 +145,13 @@ class Memory:
         verdict.cached = True
         return verdict
 
-    def keep(self, verdict: Verdict, mark: str) -> None:
-        self._entries[verdict.gate] = {"fingerprint": mark, "verdict": verdict.as_dict()}
+    def keep(self, verdict: Verdict, mark: str, used: dict[str, str]) -> None:
+        """Remember a verdict with what it depends on; `used` are the sources, see `sources`."""
+        self._entries[verdict.gate] = {
+            "fingerprint": mark,
+            "sources": used,
+            "verdict": verdict.as_dict(),
+        }
 
     def verdicts(self) -> list[Verdict]:
         """All that are remembered, in the gates' order."""
@@ -192,8 +197,7 @@ def _ask(
     started = time.perf_counter()
     verdict = gate.run(context, folder)
     verdict.seconds = time.perf_counter() - started
-    # Modules that were imported only now belong to what the verdict depends on.
-    memory.keep(verdict, fingerprint(gate, context.cfg, context.trainer_class))
+    memory.keep(verdict, mark, sources(gate))
     return verdict
 
 
