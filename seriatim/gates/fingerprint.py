@@ -56,9 +56,11 @@ def sources(gate: Gate) -> dict[str, str]:
     files = {sys.modules[type(gate).__module__].__file__ or ""}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if not file.endswith(".py") or name.startswith("seriatim.gates"):
+        if not file.endswith(".py"):
             continue
-        if name.partition(".")[0] in ("seriatim", "dataset_tools"):
+        if name.startswith("seriatim.gates"):  # other gates are none of its business
+            counts = name in gate.packages
+        elif name.partition(".")[0] in ("seriatim", "dataset_tools"):
             counts = any(name == p or name.startswith(p + ".") for p in gate.packages)
         else:
             counts = bool(gate.packages) and not _is_library(file)
