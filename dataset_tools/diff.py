@@ -19,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.boxes import box_iou
 from dataset_tools.coco import (
     Annotation,
     Category,
@@ -413,14 +414,9 @@ def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(N, M) IoUs. 1 for boxes at the same place, also if they have no area, and for no others."""
     import numpy as np
 
-    a, b = first[:, None], second[None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-        shared = np.prod(np.clip(high - low, 0, None), axis=2)
-        areas = (np.prod(box[..., 2:] - box[..., :2], axis=2) for box in (a, b))
-        iou = np.nan_to_num(shared / (sum(areas) - shared), nan=0, posinf=0, neginf=0)
-    same = (np.abs(a - b) <= SAME_PLACE).all(axis=2)
-    return np.where(same, 1.0, np.clip(iou, 0, 0.999999))
+    iou = box_iou(first, second).clip(0, 0.999999)
+    same = (np.abs(first[:, None] - second[None]) <= SAME_PLACE).all(axis=2)
+    return np.where(same, 1.0, iou)
 
 
 def _changed(old: Annotation, new: Annotation, image: str, iou: float) -> Change:

@@ -19,6 +19,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 from torch import nn
 
+from dataset_tools.boxes import box_iou
 from dataset_tools.errors import InputError
 from dataset_tools.tiles import tile_origins
 
@@ -244,7 +245,7 @@ def _agreeing(found: _Found, a: int, b: int, agreement: float) -> list[tuple[flo
         return []
     common = np.concatenate([low, high])
     in_a, in_b = (np.flatnonzero(found.tile == t) for t in (a, b))
-    iou = _iou(_restrict(found.boxes[in_a], common), _restrict(found.boxes[in_b], common))
+    iou = box_iou(_restrict(found.boxes[in_a], common), _restrict(found.boxes[in_b], common))
     iou[found.classes[in_a][:, None] != found.classes[in_b][None]] = 0
     rows, columns = np.nonzero(iou >= max(agreement, 1e-9))
     order = np.argsort(-iou[rows, columns], kind="stable")
@@ -261,16 +262,6 @@ def _restrict(boxes: np.ndarray, area: np.ndarray) -> np.ndarray:
     """The part of each box in `area`; empty boxes where there is none."""
     low, high = np.maximum(boxes[:, :2], area[:2]), np.minimum(boxes[:, 2:], area[2:])
     return np.concatenate([low, np.maximum(low, high)], axis=1)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    low, high = (
-        np.maximum(a[:, None, :2], b[None, :, :2]),
-        np.minimum(a[:, None, 2:], b[None, :, 2:]),
-    )
-    shared = (high - low).clip(0).prod(2)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-12)
 
 
 def _better_seen_elsewhere(found: _Found, group: np.ndarray) -> bool:
@@ -319,7 +310,7 @@ def _suppress(
         rivals = np.array(keep, dtype=int)
         rivals = rivals[classes[rivals] == classes[k]]
         close = (
-            rivals[_iou(boxes[k][None], boxes[rivals])[0] > agreement] if len(rivals) else rivals
+            rivals[box_iou(boxes[k][None], boxes[rivals])[0] > agreement] if len(rivals) else rivals
         )
         if all(seen_by[k] & seen_by[rival] for rival in close):
             keep.append(k)

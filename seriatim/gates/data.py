@@ -32,7 +32,7 @@ class DataGate(Gate):
     name = "data"
     question = "is the dataset what it says?"
     keys = ("DATASETS", "SERIATIM.DATASETS")
-    packages = ("dataset_tools", "seriatim.data.catalog", "seriatim.gates.agreement")
+    packages = ("dataset_tools", "seriatim.data.catalog")
 
     def examine(self, context: Context, folder: Path) -> str:
         train, test = list(context.cfg.DATASETS.TRAIN), list(context.cfg.DATASETS.TEST)

@@ -155,6 +155,20 @@ def box_deltas(model: nn.Module, seen: Observation) -> Iterator[tuple[str, torch
             yield name, torch.cat([t.detach().float().flatten() for t in tensors_in(output[1])])
 
 
+def zero_weights(cfg: CfgNode, prefix: str = "MODEL.") -> list[Cause]:
+    """Config keys that hold a loss's weight of 0."""
+    found = []
+    node = cfg
+    for part in prefix.split(".")[:-1]:
+        node = node[part]
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            found += zero_weights(cfg, f"{prefix}{key}.")
+        elif "WEIGHT" in key and isinstance(value, int | float) and value == 0:
+            found.append(Cause("its weight is 0", f"{prefix}{key}"))
+    return found
+
+
 # Dense detectors
 
 

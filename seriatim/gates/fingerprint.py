@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from seriatim.gates.base import Gate
 
+GATES = Path(__file__).parent
 _LIBRARIES = ("torch", "torchvision", "numpy", "timm", "Pillow", "pycocotools")
 # Keys that say where results go and how fast they come, never what they are.
 _INDIFFERENT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SERIATIM.HOOKS", "SERIATIM.CACHE_MIB")
@@ -51,22 +53,48 @@ def _leaves(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def sources(gate: Gate) -> dict[str, str]:
-    """File → hash of what `gate` has used by now: its own module, the loaded ones of its packages,
-    and the user's own."""
-    files = {sys.modules[type(gate).__module__].__file__ or ""}
+    """File → hash of what `gate` has used by now: its own module with the modules of gates that it
+    is written with, the loaded ones of its packages, and the user's own."""
+    files = set(_written_with(Path(sys.modules[type(gate).__module__].__file__ or "")))
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if not file.endswith(".py"):
-            continue
-        if name.startswith("seriatim.gates"):  # other gates are none of its business
-            counts = name in gate.packages
-        elif name.partition(".")[0] in ("seriatim", "dataset_tools"):
+        if not file.endswith(".py") or name.startswith("seriatim.gates"):
+            continue  # other gates are none of its business
+        if name.partition(".")[0] in ("seriatim", "dataset_tools"):
             counts = any(name == p or name.startswith(p + ".") for p in gate.packages)
         else:
             counts = bool(gate.packages) and not _is_library(file)
         if counts:
             files.add(file)
     return {file: _file_hash(file) for file in sorted(files)}
+
+
+def _written_with(file: Path) -> set[str]:
+    """A file, and the modules of `seriatim.gates` that it and these import."""
+    found: set[str] = set()
+    todo = [file]
+    while todo:
+        file = todo.pop()
+        if str(file) in found:
+            continue
+        found.add(str(file))
+        todo += [
+            GATES / f"{name}.py" for name in _imports(file) if (GATES / f"{name}.py").is_file()
+        ]
+    return found
+
+
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    """What a file imports from `seriatim.gates`: names of modules, and of other things."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "seriatim.gates":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            before, _, name = node.module.rpartition(".")
+            names |= {name} if before == "seriatim.gates" else set()
+    return frozenset(names)
 
 
 def unchanged(recorded: dict[str, str]) -> bool:

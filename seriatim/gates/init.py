@@ -22,6 +22,7 @@ from seriatim.gates.expectations import (
     expected_losses,
     is_informative,
     prior_of,
+    zero_weights,
 )
 from seriatim.gates.observe import Observation, is_finite, observe, some_records, tensors_in
 from seriatim.gates.verdict import Cause, Finding
@@ -357,20 +358,6 @@ def _frozen_noise(cfg: CfgNode, model: nn.Module) -> Cause | None:
     if any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules()):
         return Cause("BatchNorm is frozen although no weights are loaded", "MODEL.RESNETS.NORM")
     return None
-
-
-def zero_weights(cfg: CfgNode, prefix: str = "MODEL.") -> list[Cause]:
-    """Config keys that hold a loss's weight of 0."""
-    found = []
-    node = cfg
-    for part in prefix.split(".")[:-1]:
-        node = node[part]
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            found += zero_weights(cfg, f"{prefix}{key}.")
-        elif "WEIGHT" in key and isinstance(value, int | float) and value == 0:
-            found.append(Cause("its weight is 0", f"{prefix}{key}"))
-    return found
 
 
 def draw_losses(losses: dict[str, float], expected: dict[str, Expectation], path: Path) -> None:

@@ -14,6 +14,8 @@ from seriatim.engine.ema import EMAHook
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.context import Batch, Context
 
+STEPS = 3  # residual branches start as 0: their inner layers get a gradient from the second step on
+
 
 def small_trainer(context: Context, *overrides: object) -> Trainer:
     """The pipeline's own trainer as a run would start it, in a scratch folder and this process."""

@@ -8,6 +8,7 @@ from enum import Enum
 
 import numpy as np
 
+from dataset_tools.boxes import box_iou
 from seriatim.visualization.items import Item, compact
 
 
@@ -157,17 +158,6 @@ def pairwise_iou(
         return rotated_iou([_centred(i) for i in found], [_centred(i) for i in truth], crowd)
     truth_boxes, found_boxes = (_boxes(side) for side in (truth, found))
     return box_iou(found_boxes, truth_boxes, crowd)
-
-
-def box_iou(found: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(N, M) IoU of XYXY boxes (N, 4), (M, 4); for crowds the share of the detection in them."""
-    low = np.maximum(found[:, None, :2], truth[None, :, :2])
-    high = np.minimum(found[:, None, 2:], truth[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    found_area = (found[:, 2:] - found[:, :2]).prod(1)[:, None]
-    truth_area = (truth[:, 2:] - truth[:, :2]).prod(1)[None]
-    union = np.where(crowd, found_area, found_area + truth_area - shared)
-    return shared / np.maximum(union, 1e-12)
 
 
 def _boxes(items: Sequence[Item]) -> np.ndarray:

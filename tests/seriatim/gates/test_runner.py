@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -220,3 +221,13 @@ def test_a_failed_gate_stops_train_net_with_exit_code_3(tmp_path):
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "PIXEL_MEAN" in done.stderr
     assert not (tmp_path / "output" / "model_final.pth").exists()
+
+
+def test_a_gate_is_written_with_what_its_modules_import():
+    def used(name):
+        return {Path(file).stem for file in sources(make_gate(name)) if "seriatim/gates" in file}
+
+    assert {"gradients", "updates", "steps", "context", "base"} <= used("gradients")
+    assert {"inputs", "arrivals", "samples", "geometry"} <= used("inputs")
+    assert not {"lr", "overfit", "inputs"} & used("gradients")
+    assert not {"gradients", "oracle", "practice"} & used("data")

@@ -13,7 +13,6 @@ from seriatim.visualization.items import Item, item_from_annotation
 from seriatim.visualization.match import (
     Outcome,
     best_threshold,
-    box_iou,
     match,
     match_items,
     pairwise_iou,
@@ -129,9 +128,6 @@ def test_overlap_of_masks_boxes_and_polygons():
     assert by_mask[0, 0] == pytest.approx(0.5, abs=0.06)
     by_box = pairwise_iou([Item(mask=square)], [Item(polygons=[triangle])])
     assert by_box[0, 0] == 1
-    boxes = np.array([[0.0, 0, 10, 10]]), np.array([[5.0, 0, 30, 10]])
-    assert box_iou(*boxes, np.array([False]))[0, 0] == pytest.approx(50 / 300)
-    assert box_iou(*boxes, np.array([True]))[0, 0] == pytest.approx(0.5)
 
 
 def test_the_best_threshold_is_the_best_of_all():

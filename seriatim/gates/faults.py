@@ -1,0 +1,112 @@
+"""Mistakes that are often made with boxes and classes, to be planted into perfect predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, Instances
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake that is often made: `name` and how it changes perfect predictions of an image.
+
+    `change(instances, scale)` gives the changed ones, or None where the mistake changes nothing;
+    `scale` is (x, y) from the image on disk to the network's input.
+    """
+
+    name: str
+    where: str
+    change: Callable[[Instances, tuple[float, float], int], Instances | None]
+
+
+def without(instances: Instances, *fields: str) -> Instances:
+    kept = {k: v for k, v in instances.get_fields().items() if k not in fields}
+    return Instances(instances.image_size, **kept)
+
+
+def _with_boxes(instances: Instances, boxes: torch.Tensor) -> Instances:
+    changed = Instances(instances.image_size, **instances.get_fields())
+    changed.pred_boxes = Boxes(boxes)
+    return changed
+
+
+def _as_xywh(instances: Instances, scale: tuple[float, float], classes: int) -> Instances:
+    boxes = instances.pred_boxes.tensor.clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    return _with_boxes(instances, boxes)
+
+
+def _as_xyxy(instances: Instances, scale: tuple[float, float], classes: int) -> Instances:
+    boxes = instances.pred_boxes.tensor.clone()
+    boxes[:, 2:] += boxes[:, :2]
+    return _with_boxes(instances, boxes)
+
+
+def _not_scaled(instances: Instances, scale: tuple[float, float], classes: int) -> Instances | None:
+    if abs(scale[0] - 1) < 0.05 and abs(scale[1] - 1) < 0.05:
+        return None
+    factor = instances.pred_boxes.tensor.new_tensor([*scale, *scale])
+    return _with_boxes(instances, instances.pred_boxes.tensor * factor)
+
+
+def _scaled_twice(
+    instances: Instances, scale: tuple[float, float], classes: int
+) -> Instances | None:
+    return _not_scaled(instances, (1 / scale[0], 1 / scale[1]), classes)
+
+
+def _axes_swapped(instances: Instances, scale: tuple[float, float], classes: int) -> Instances:
+    return _with_boxes(instances, instances.pred_boxes.tensor[:, [1, 0, 3, 2]])
+
+
+def _next_class(instances: Instances, scale: tuple[float, float], classes: int) -> Instances | None:
+    return _shifted_class(instances, 1, classes)
+
+
+def _previous_class(instances: Instances, scale: tuple[float, float], classes: int):
+    return _shifted_class(instances, -1, classes)
+
+
+def _shifted_class(instances: Instances, by: int, classes: int) -> Instances | None:
+    if classes < 2:
+        return None
+    changed = Instances(instances.image_size, **instances.get_fields())
+    changed.pred_classes = (instances.pred_classes + by) % classes
+    return changed
+
+
+FAULTS = (
+    Fault("corners read as width and height (XYXY as XYWH)", "bbox_mode", _as_xywh),
+    Fault("width and height read as corners (XYWH as XYXY)", "bbox_mode", _as_xyxy),
+    Fault(
+        "class numbers one too high",
+        "thing_dataset_id_to_contiguous_id or the label list",
+        _next_class,
+    ),
+    Fault(
+        "class numbers one too low",
+        "thing_dataset_id_to_contiguous_id or the label list",
+        _previous_class,
+    ),
+    Fault("boxes left at the scale of the network's input", "postprocessing", _not_scaled),
+    Fault("boxes scaled back twice", "postprocessing", _scaled_twice),
+    Fault("x and y swapped", "the order of height and width", _axes_swapped),
+)
+
+_BY_CHANGE = {fault.change: fault for fault in FAULTS}
+# What undoes each of FAULTS.
+OPPOSITES = tuple(
+    _BY_CHANGE[change]
+    for change in (
+        _as_xyxy,
+        _as_xywh,
+        _previous_class,
+        _next_class,
+        _scaled_twice,
+        _not_scaled,
+        _axes_swapped,
+    )
+)

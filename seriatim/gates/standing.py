@@ -1,0 +1,120 @@
+"""What must stand still in a step and what must not: frozen parameters, BatchNorm's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from seriatim.gates.naming import some_of
+from seriatim.gates.steps import STEPS
+from seriatim.gates.verdict import Cause, Finding
+
+LARGEST_MOMENTUM = 0.5  # of BatchNorm: 0.1 is usual, TensorFlow writes it as 0.9
+
+
+def frozen(model: nn.Module, before: dict[str, torch.Tensor]) -> Iterator[Finding]:
+    """What has requires_grad False stays, with its statistics."""
+    now = model.state_dict()
+    parameters = dict(model.named_parameters())
+    moved = [n for n in _moved(model, before) if not parameters[n].requires_grad]
+    if moved:
+        yield Finding(
+            f"{some_of(moved, parameters)} are frozen, and moved within {STEPS} steps.",
+            "what has requires_grad False stays.",
+            [
+                Cause("weight decay or momentum of the optimizer moves them", "build_optimizer"),
+                Cause("a hook, or the model itself, writes to them"),
+            ],
+        )
+    means = []
+    for name, module in batch_norms(model, now):
+        weights = list(module.parameters(recurse=False))
+        mean = f"{name}.running_mean"
+        still = weights and not any(p.requires_grad for p in weights)
+        if still and not torch.equal(now[mean], before[mean]):
+            means.append(mean)
+    if means:
+        yield Finding(
+            f"the statistics of {len(means)} frozen BatchNorms move ({means[0]}).",
+            "a frozen layer is frozen with its statistics.",
+            [
+                Cause(
+                    "requires_grad is False, but BatchNorm is still in training mode and"
+                    " follows every batch",
+                    "MODEL.BACKBONE.FREEZE_AT, MODEL.TIMM.FREEZE_AT, MODEL.TIMM.NORM FrozenBN",
+                ),
+                Cause("train() of the whole model undoes eval() of the frozen part"),
+            ],
+        )
+
+
+def learning(model: nn.Module, before: dict[str, torch.Tensor]) -> Iterator[Finding]:
+    """At least something of what is trainable moves."""
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable or not trainable.isdisjoint(_moved(model, before)):
+        return
+    yield Finding(
+        f"no weight has changed after {STEPS} steps.",
+        "a step of the optimizer changes weights.",
+        [
+            Cause("the optimizer's step is not taken, or its rate is 0", "SOLVER.BASE_LR"),
+            Cause("gradients are cleared after the backward pass, before the step"),
+            Cause("the optimizer holds another copy of the model"),
+        ],
+    )
+
+
+def statistics(model: nn.Module, before: dict[str, torch.Tensor]) -> Iterator[Finding]:
+    """BatchNorms that learn must gather statistics, and over more than one batch."""
+    now = model.state_dict()
+    idle, hasty = [], []
+    for name, module in batch_norms(model, now):
+        mean, var = f"{name}.running_mean", f"{name}.running_var"
+        if not any(p.requires_grad for p in module.parameters(recurse=False)):
+            continue
+        still = torch.equal(now[mean], before[mean]) and torch.equal(now[var], before[var])
+        if still and not now[mean].any() and bool((now[var] == 1).all()):
+            idle.append(name)
+        if module.momentum is not None and module.momentum > LARGEST_MOMENTUM:
+            hasty.append(name)
+    if idle:
+        yield Finding(
+            f"after {STEPS} steps {len(idle)} BatchNorms ({idle[0]}) still have the mean 0 and"
+            " the variance 1 that they were made with.",
+            "statistics of the data: evaluation normalises with them.",
+            [
+                Cause(
+                    "statistics stand still: the momentum is 0, or train() leaves BatchNorm in"
+                    " evaluation mode",
+                    idle[0],
+                ),
+                Cause("BatchNorm is frozen although no weights are loaded"),
+            ],
+        )
+    if hasty:
+        yield Finding(
+            f"{len(hasty)} BatchNorms ({hasty[0]}) have a momentum of"
+            f" {model.get_submodule(hasty[0]).momentum:g}: their statistics are those of the"
+            " last batch.",
+            f"at most {LARGEST_MOMENTUM:g}; 0.1 is usual.",
+            [
+                Cause("a momentum in TensorFlow's sense: its 0.99 is 0.01 in torch", hasty[0]),
+                Cause("a momentum that was set for a test"),
+            ],
+        )
+
+
+def batch_norms(
+    model: nn.Module, state: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    """Name and module of each BatchNorm that keeps statistics."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.running_mean" in state:
+            yield name, module
+
+
+def _moved(model: nn.Module, before: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the parameters that are not as they were."""
+    return [n for n, p in model.named_parameters() if not torch.equal(p.detach(), before[n])]

@@ -1,0 +1,207 @@
+"""Ground truth as a perfect model would predict it, and what the evaluator makes of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
+
+from seriatim.data.loader import seeded
+from seriatim.gates.context import Context, Record, objects_of
+from seriatim.gates.direct import direct_ap, pasted_mask
+from seriatim.gates.faults import FAULTS, OPPOSITES, Fault, without
+from seriatim.gates.quiet import quiet
+from seriatim.gates.verdict import Cause
+
+MOST_MAPPED = 200  # images that go through the mapper; of the others the record itself is taken
+MASK_SIDE = 28  # Mask R-CNN's resolution
+
+
+class Oracle:
+    """Perfect predictions of a dataset, made from what the mapper gives for training.
+
+    Attributes:
+        name: of the dataset; records: of it.
+        perfect: Instances at the size on disk, one a record.
+        total, lost: objects of the `mapped` images, and how many of them the mapper lost.
+    """
+
+    def __init__(self, context: Context, name: str, records: list[Record]) -> None:
+        self.context, self.name, self.records = context, name, records
+        self.masks = context.cfg.MODEL.MASK_ON
+        self.keypoints = context.cfg.MODEL.KEYPOINT_ON
+        self.total = self.lost = 0
+        self.perfect: list[Instances] = []
+        self._scales: list[tuple[float, float]] = []
+        self._sizes: list[torch.Tensor] = []  # of the objects, at the network's input
+        mapper = context.train_mapper(augment=False)
+        self.mapped = min(len(records), MOST_MAPPED)
+        for position, record in enumerate(records):
+            if position < self.mapped:
+                with seeded(context.SEED, position):
+                    item = mapper(copy.deepcopy(record))
+                self._add_mapped(item, record)
+            else:
+                self._add_record(record)
+        names = MetadataCatalog.get(name).get("thing_classes") or ()
+        found = (int(i.pred_classes.max()) + 1 for i in self.perfect if len(i))
+        self.classes = len(names) or max(found, default=0)
+        self._evaluator: Any = None
+
+    def _add_mapped(self, item: Record, record: Record) -> None:
+        height, width = item["image"].shape[-2:]
+        truth = item.get("instances")
+        self._scales.append((width / record["width"], height / record["height"]))
+        if truth is None:
+            self._add_record(record)
+            return
+        self.total += len(objects_of(record))
+        self.lost += max(0, len(objects_of(record)) - len(truth))
+        found = Instances((height, width))
+        found.pred_boxes = truth.gt_boxes.clone()
+        found.pred_classes = truth.gt_classes
+        found.scores = torch.ones(len(truth))
+        if self.masks and truth.has("gt_masks") and len(truth):
+            cells = truth.gt_masks.crop_and_resize(truth.gt_boxes.tensor, MASK_SIDE)
+            found.pred_masks = cells.float()[:, None]
+        if self.keypoints:
+            found.pred_keypoints = (
+                truth.gt_keypoints.tensor.clone()
+                if truth.has("gt_keypoints")
+                else torch.zeros(len(truth), self._number_of_keypoints, 3)
+            )
+        self._sizes.append(_sides(found.pred_boxes.tensor))
+        self.perfect.append(detector_postprocess(found, record["height"], record["width"]))
+
+    def _add_record(self, record: Record) -> None:
+        """Without the mapper, from the record as it is."""
+        if len(self._scales) <= len(self.perfect):
+            self._scales.append((1.0, 1.0))
+        truth = objects_of(record)
+        found = Instances((record["height"], record["width"]))
+        rotated = any(len(annotation["bbox"]) == 5 for annotation in truth)
+        boxes = [
+            annotation["bbox"]
+            if rotated
+            else BoxMode.convert(
+                list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+            )
+            for annotation in truth
+        ]
+        kind, width = (RotatedBoxes, 5) if rotated else (Boxes, 4)
+        found.pred_boxes = kind(torch.tensor(boxes, dtype=torch.float32).reshape(-1, width))
+        found.pred_classes = torch.tensor([a["category_id"] for a in truth], dtype=torch.int64)
+        found.scores = torch.ones(len(truth))
+        if self.masks:
+            found.pred_masks = self._masks_of(truth, found)
+        if self.keypoints:
+            shape = (len(truth), self._number_of_keypoints, 3)
+            points = [a.get("keypoints") or [0.0] * (shape[1] * 3) for a in truth]
+            found.pred_keypoints = torch.tensor(points, dtype=torch.float32).reshape(shape)
+        self.perfect.append(found)
+
+    @property
+    def _number_of_keypoints(self) -> int:
+        return self.context.cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+
+    def _masks_of(self, truth: list[Record], found: Instances) -> torch.Tensor:
+        """(N, H, W) bool, each through MASK_SIDE × MASK_SIDE cells; without a mask nothing."""
+        masks = torch.zeros(len(truth), *found.image_size, dtype=torch.bool)
+        for number, annotation in enumerate(truth):
+            if annotation.get("segmentation"):
+                box = tuple(found.pred_boxes.tensor[number].tolist())
+                masks[number] = pasted_mask(
+                    annotation["segmentation"], box, found.image_size, MASK_SIDE
+                )
+        return masks
+
+    def scores(self) -> dict[str, float]:
+        """AP by task of the perfect predictions."""
+        return self.evaluate(self.perfect)
+
+    def evaluate(self, results: list[Instances]) -> dict[str, float]:
+        """AP by task that the trainer's evaluator gives."""
+        if self._evaluator is None:
+            self._evaluator = self.context.trainer_class.build_evaluator(
+                self.context.variant(), self.name
+            )
+        evaluator = self._evaluator
+        evaluator.reset()
+        for record, instances in zip(self.records, results, strict=True):
+            item = {key: record[key] for key in ("image_id", "file_name", "height", "width")}
+            evaluator.process([item], [{"instances": instances}])
+        with quiet():
+            found = evaluator.evaluate() or {}
+        return {task: float(values["AP"]) for task, values in found.items() if "AP" in values}
+
+    def direct(self) -> dict[str, float]:
+        """AP by task as pycocotools computes it from the annotation file, around everything that
+        is tested."""
+        json_file = MetadataCatalog.get(self.name).get("json_file")
+        if not json_file:
+            return {"bbox": 100.0}
+        limit = self.context.cfg.SERIATIM.EVAL.MAX_DETECTIONS
+        tasks = ["bbox", "segm"] if self.masks else ["bbox"]
+        return {task: direct_ap(json_file, task, limit, MASK_SIDE) for task in tasks}
+
+    def perturbed(self, fault: Fault) -> tuple[list[Instances], bool]:
+        """The perfect boxes with `fault`, and whether it touches most of the objects. Masks and
+        keypoints, which it would not move, are left out: they only cost time."""
+        touched = total = 0
+        results = []
+        for instances, scale in zip(self.perfect, self._all_scales(), strict=True):
+            upright = isinstance(instances.pred_boxes, Boxes)
+            bare = without(instances, "pred_masks", "pred_keypoints")
+            found = fault.change(bare, scale, self.classes) if upright else None
+            total += len(bare)
+            touched += 0 if found is None else len(bare)
+            results.append(bare if found is None else found)
+        return results, touched > total / 2
+
+    def explain(self, got: float) -> list[Cause]:
+        """The faults whose opposite brings the AP of boxes back come first."""
+        gains = []
+        for fault, opposite in zip(FAULTS, OPPOSITES, strict=True):
+            results, changed = self.perturbed(opposite)
+            value = self.evaluate(results).get("bbox", 0.0) if changed else 0.0
+            if value > got + 5:
+                gains.append((value, fault, value))
+        gains.sort(key=lambda gain: -gain[0])
+        causes = [
+            Cause(f"{fault.name}: undone, AP is {value:.1f}", fault.where)
+            for _, fault, value in gains
+        ]
+        if self.lost:
+            causes.append(Cause(f"the mapper lost {self.lost} objects", "build_mapper"))
+        return [
+            *causes,
+            Cause("the mapper changes boxes or classes", "build_mapper"),
+            Cause("the evaluator compares with another file or limit", "build_evaluator"),
+            Cause("the catalog's records are not those of the file", "DatasetCatalog"),
+        ]
+
+    def smaller_than(self, stride: float) -> float:
+        """Share of the objects whose smaller side at the network's input is below `stride` px."""
+        if not self._sizes:
+            return 0.0
+        sides = torch.cat(self._sizes)
+        tile = self.context.cfg.SERIATIM.EVAL.TILE
+        if tile > 0:  # then the image is not shrunk as a whole
+            scales = [s[0] for s in self._scales[: len(self._sizes)]]
+            own = self.context.cfg.INPUT.MIN_SIZE_TEST / tile
+            sides = torch.cat([s * (own / k) for s, k in zip(self._sizes, scales, strict=True)])
+        return float((sides < stride).float().mean()) if len(sides) else 0.0
+
+    def _all_scales(self) -> list[tuple[float, float]]:
+        return self._scales + [(1.0, 1.0)] * (len(self.perfect) - len(self._scales))
+
+
+def _sides(boxes: torch.Tensor) -> torch.Tensor:
+    """The smaller side of each box, px."""
+    if boxes.shape[1] == 5:
+        return boxes[:, 2:4].amin(dim=1)
+    return (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
