@@ -27,19 +27,15 @@ class Gate(ABC):
         question: in one sentence.
         fast: whether it is one of `--gates fast`.
         stops: whether its failure makes the later gates pointless (they would repeat it).
-        keys: prefixes of the config keys on which the verdict depends.
         packages: prefixes of the modules on whose source it depends. The user's own modules, which
             are those outside of site-packages, always count, unless this is empty.
-        needs_data: whether it depends on annotations and images.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     fast: ClassVar[bool] = True
     stops: ClassVar[bool] = True
-    keys: ClassVar[tuple[str, ...]] = ("",)
     packages: ClassVar[tuple[str, ...]] = ("seriatim", "dataset_tools")
-    needs_data: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []

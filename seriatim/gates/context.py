@@ -19,6 +19,7 @@ from torch import nn
 
 from seriatim.data.loader import seeded, training_records
 from seriatim.engine.state import preserve_plain_state, preserve_rng
+from seriatim.gates.reads import NotingConfig, Reads, shared
 
 if TYPE_CHECKING:
     from seriatim.engine.trainer import Trainer
@@ -36,6 +37,10 @@ class Context:
     Args:
         cfg: resolved and frozen, as `seriatim.engine.setup.setup` gives it.
         trainer_class: the trainer whose `build_*` methods make the parts.
+
+    Attributes:
+        plain: the config as it was given.
+        cfg: the same; which of its keys are read is noted in `reads`.
     """
 
     SEED = 7  # of everything random in a gate: a verdict must not depend on luck
@@ -43,7 +48,9 @@ class Context:
     def __init__(self, cfg: CfgNode, trainer_class: type[Trainer] | None = None) -> None:
         if trainer_class is None:
             from seriatim.engine.trainer import Trainer as trainer_class  # noqa: N813
-        self.cfg = cfg
+        self.plain = cfg
+        self.reads = Reads()
+        self.cfg = NotingConfig.of(cfg, self.reads)
         self.trainer_class = trainer_class
 
     # Nothing is left behind
@@ -71,12 +78,12 @@ class Context:
 
     def variant(self, *overrides: Any) -> CfgNode:
         """The config with KEY, VALUE, KEY, VALUE … changed; a scratch folder as OUTPUT_DIR."""
-        cfg = self.cfg.clone()
+        cfg = self.plain.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = self.scratch
         cfg.merge_from_list(list(overrides))
         cfg.freeze()
-        return cfg
+        return NotingConfig.of(cfg, self.reads, ("OUTPUT_DIR", *overrides[::2]))
 
     @cached_property
     def _scratch(self) -> tempfile.TemporaryDirectory:
@@ -89,12 +96,12 @@ class Context:
 
     # Data
 
-    @cached_property
+    @shared
     def train_records(self) -> list[Record]:
         """The records that training draws from."""
         return training_records(self.cfg)[1]
 
-    @cached_property
+    @shared
     def test_records(self) -> list[Record]:
         """The records of the first of DATASETS.TEST; [] if there is none."""
         names = self.cfg.DATASETS.TEST
@@ -168,7 +175,7 @@ class Context:
 
     # Models
 
-    @cached_property
+    @shared
     def _pristine(self) -> nn.Module:
         with preserve_rng():
             torch.manual_seed(self.SEED)

@@ -31,7 +31,6 @@ class DataGate(Gate):
 
     name = "data"
     question = "is the dataset what it says?"
-    keys = ("DATASETS", "SERIATIM.DATASETS")
     packages = ("dataset_tools", "seriatim.data.catalog")
 
     def examine(self, context: Context, folder: Path) -> str:

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,34 +22,35 @@ from seriatim.gates.base import Gate
 
 GATES = Path(__file__).parent
 _LIBRARIES = ("torch", "torchvision", "numpy", "timm", "Pillow", "pycocotools")
+FORM = 2  # of what is kept of a verdict
 # Keys that say where results go and how fast they come, never what they are.
 _INDIFFERENT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SERIATIM.HOOKS", "SERIATIM.CACHE_MIB")
 
 
-def fingerprint(gate: Gate, cfg: CfgNode, trainer_class: type) -> str:
-    """A hash of all that the verdict of `gate` depends on but source code (see `sources`)."""
+def fingerprint(cfg: CfgNode, trainer_class: type) -> str:
+    """A hash of what every verdict depends on: trainer, data and versions of libraries.
+
+    What else a verdict depends on is known when the gate has run: see `values` and `sources`.
+    """
     parts = {
-        "gate": gate.name,
+        "form": FORM,
         "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
-        "config": dict(_keys(cfg, gate.keys)),
-        "data": _data(cfg) if gate.needs_data else "",
+        "data": _data(cfg),
         "versions": _versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _keys(cfg: CfgNode, prefixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for key, value in _leaves(cfg, ""):
-        if key.startswith(prefixes) and not key.startswith(_INDIFFERENT):
-            yield key, repr(value)
+def values(cfg: CfgNode, keys: Iterable[str]) -> dict[str, str]:
+    """Key → value, as text, of those of `keys` that can change a verdict."""
+    return {key: _value(cfg, key) for key in sorted(keys) if not key.startswith(_INDIFFERENT)}
 
 
-def _leaves(cfg: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _value(cfg: CfgNode, key: str) -> str:
+    value: Any = cfg
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, CfgNode) else None
+    return repr(value)
 
 
 def sources(gate: Gate) -> dict[str, str]:

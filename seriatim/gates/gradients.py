@@ -26,7 +26,6 @@ class GradientsGate(Gate):
 
     name = "gradients"
     question = "does every trainable parameter learn?"
-    keys = ("MODEL", "DATASETS", "SERIATIM.DATASETS", "SERIATIM.SOLVER", "SOLVER", "INPUT")
     packages = ("seriatim.modeling", "seriatim.engine", "seriatim.data", "seriatim.checkpoint")
 
     def examine(self, context: Context, folder: Path) -> str:

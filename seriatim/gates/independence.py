@@ -47,7 +47,6 @@ FAINT = 1e-20  # a gradient of this norm is none
 class IndependenceGate(Gate):
     name = "independence"
     question = "does image i's loss depend on image j?"
-    keys = ("MODEL", "DATASETS", "SERIATIM.DATASETS", "INPUT", "TEST")
     packages = ("seriatim.modeling", "seriatim.data", "seriatim.checkpoint")
 
     def examine(self, context: Context, folder: Path) -> str:

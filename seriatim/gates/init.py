@@ -42,13 +42,6 @@ SAME = 1e-6
 class InitGate(Gate):
     name = "init"
     question = "is the loss at initialisation what theory says?"
-    keys = (
-        "MODEL",
-        "DATASETS",
-        "SERIATIM.DATASETS",
-        "INPUT",
-        "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
-    )
     packages = ("seriatim.modeling", "seriatim.data", "seriatim.checkpoint")
 
     def examine(self, context: Context, folder: Path) -> str:

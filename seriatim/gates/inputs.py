@@ -41,7 +41,6 @@ class InputsGate(Gate):
 
     name = "inputs"
     question = "does the network see what we think it sees?"
-    keys = ("DATASETS", "SERIATIM.DATASETS", "SERIATIM.AUG", "INPUT", "DATALOADER", "MODEL")
     packages = ("seriatim.data", "seriatim.modeling", "dataset_tools")
 
     def examine(self, context: Context, folder: Path) -> str:

@@ -36,7 +36,6 @@ class OracleGate(Gate):
 
     name = "oracle"
     question = "can a perfect model score perfectly?"
-    keys = ("DATASETS", "SERIATIM.DATASETS", "SERIATIM.EVAL", "INPUT", "TEST", "MODEL")
     packages = (
         "dataset_tools",
         "seriatim.data",

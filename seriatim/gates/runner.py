@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -16,7 +16,7 @@ from dataset_tools.errors import GateFailed, InputError
 from dataset_tools.files import write_json
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
-from seriatim.gates.fingerprint import fingerprint, sources, unchanged
+from seriatim.gates.fingerprint import fingerprint, sources, unchanged, values
 from seriatim.gates.verdict import Status, Verdict
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def run(
 
     context = Context(cfg, trainer_class)
     root = Path(cfg.OUTPUT_DIR) / "gates"
-    memory = Memory(root / "gates.json")
+    memory = Memory(root / "gates.json", cfg, fingerprint(cfg, context.trainer_class))
     verdicts: list[Verdict] = []
     for name in choose(only):
         gate = make_gate(name)
@@ -119,10 +119,15 @@ class Listener:
 
 
 class Memory:
-    """The verdicts of gates.json, each with the fingerprint that it was given under."""
+    """The verdicts of gates.json, each with what it depends on.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: of gates.json.
+        cfg: the present config; mark: the present `fingerprint`.
+    """
+
+    def __init__(self, path: Path, cfg: CfgNode, mark: str) -> None:
+        self._path, self._cfg, self._mark = path, cfg, mark
         self._entries: dict[str, dict] = {}
         if path.is_file():
             try:
@@ -130,11 +135,13 @@ class Memory:
             except json.JSONDecodeError:
                 logger.warning(f"{path} is not whole: all gates are asked anew")
 
-    def recall(self, name: str, mark: str) -> Verdict | None:
-        """The verdict of a gate under the fingerprint `mark`, if it is known and its evidence is
-        still there."""
+    def recall(self, name: str) -> Verdict | None:
+        """The verdict of a gate, if nothing that it depends on has changed and its evidence is
+        still there. One that failed is none."""
         entry = self._entries.get(name)
-        if entry is None or entry["fingerprint"] != mark or not unchanged(entry["sources"]):
+        if entry is None or entry["fingerprint"] != self._mark:
+            return None
+        if entry["config"] != values(self._cfg, entry["config"]) or not unchanged(entry["sources"]):
             return None
         verdict = Verdict.from_dict(entry["verdict"])
         folder = self._path.parent / name
@@ -145,10 +152,12 @@ class Memory:
         verdict.cached = True
         return verdict
 
-    def keep(self, verdict: Verdict, mark: str, used: dict[str, str]) -> None:
-        """Remember a verdict with what it depends on; `used` are the sources, see `sources`."""
+    def keep(self, verdict: Verdict, keys: Iterable[str], used: dict[str, str]) -> None:
+        """Remember a verdict with the config's `keys` that were read for it and the `sources` that
+        were `used`."""
         self._entries[verdict.gate] = {
-            "fingerprint": mark,
+            "fingerprint": self._mark,
+            "config": values(self._cfg, keys),
             "sources": used,
             "verdict": verdict.as_dict(),
         }
@@ -187,17 +196,17 @@ def _ask(
     if stopper is not None:
         reason = f"not asked: {stopper.gate} failed, and what it found would show here again"
         return Verdict(gate.name, gate.question, Status.SKIP, reason)
-    mark = fingerprint(gate, context.cfg, context.trainer_class)
-    known = None if fresh else memory.recall(gate.name, mark)
+    known = None if fresh else memory.recall(gate.name)
     if known is not None:
         return known
     folder = root / gate.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.perf_counter()
-    verdict = gate.run(context, folder)
+    with context.reads.collecting() as keys:
+        verdict = gate.run(context, folder)
     verdict.seconds = time.perf_counter() - started
-    memory.keep(verdict, mark, sources(gate))
+    memory.keep(verdict, keys, sources(gate))
     return verdict
 
 
