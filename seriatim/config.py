@@ -142,6 +142,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     f.TOPK_CANDIDATES_TEST = 1000
     f.NMS_THRESH_TEST = 0.6
 
+    _add_classifier_keys(cfg)
+
     # 0: filled from the data at start. A number that contradicts the data is an error.
     cfg.MODEL.RETINANET.NUM_CLASSES = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
@@ -149,7 +151,76 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 0
 
 
+def _add_classifier_keys(cfg: CfgNode) -> None:
+    # ImageClassifier, see docs/classifier.md.
+    cfg.MODEL.CLASSIFIER = c = CfgNode()
+    c.NUM_CLASSES = 0
+    # Feature of the backbone that is averaged and classified; "": its last.
+    c.IN_FEATURE = ""
+    # Dropout rate before the last layer.
+    c.DROPOUT = 0.0
+    # "cross_entropy"; "focal" (arXiv 1708.02002); against unbalanced classes "class_balanced"
+    # (arXiv 1901.05555) or "logit_adjusted" (arXiv 2007.07314).
+    c.LOSS = "cross_entropy"
+    # Share of the target that is spread over all classes (arXiv 1512.00567).
+    c.LABEL_SMOOTHING = 0.0
+    # Exponent gamma of "focal"; beta of "class_balanced": 0 weighs classes alike, close to 1 by the
+    # inverse of their number; tau of "logit_adjusted".
+    c.FOCAL_GAMMA = 2.0
+    c.CLASS_BALANCE = 0.9999
+    c.LOGIT_ADJUSTMENT = 1.0
+    # Training samples of each class, for the losses against imbalance; (): counted in the data.
+    c.CLASS_COUNTS = ()
+    # Initialisation of the backbone: "" as it is built, "kaiming", "orthogonal", or "zero_gamma"
+    # (kaiming, and every residual branch starts at 0).
+    c.INIT = ""
+    # So many most probable classes are given for each image.
+    c.TOP_K = 5
+
+    # build_wide_resnet_backbone: WRN-DEPTH-WIDTH for small images (arXiv 1605.07146); DEPTH is
+    # 6 n + 4.
+    cfg.MODEL.WIDE_RESNET = w = CfgNode()
+    w.DEPTH = 28
+    w.WIDTH = 2
+    # Dropout rate between the convolutions of a unit.
+    w.DROPOUT = 0.0
+    # Stochastic depth rate of the last unit, rising linearly from 0 (arXiv 1603.09382).
+    w.DROP_PATH = 0.0
+
+    # build_preact_resnet_backbone: PreActResNet-18 or -34 for small images (arXiv 1603.05027).
+    cfg.MODEL.PREACT_RESNET = p = CfgNode()
+    p.DEPTH = 18
+    # Channels of the first stage.
+    p.WIDTH = 64
+    p.DROPOUT = 0.0
+    p.DROP_PATH = 0.0
+
+    # build_densenet_backbone: DenseNet-BC for small images (arXiv 1608.06993).
+    cfg.MODEL.DENSENET = d = CfgNode()
+    # Layers of each dense block.
+    d.BLOCKS = (6, 12, 24, 16)
+    # Channels that a layer adds.
+    d.GROWTH = 32
+    # Channels of the first convolution; 0: twice GROWTH.
+    d.STEM_CHANNELS = 0
+    # Share of the channels that a transition keeps.
+    d.COMPRESSION = 0.5
+    # Dropout rate after each layer.
+    d.DROPOUT = 0.0
+
+
 def _add_training_keys(cfg: CfgNode) -> None:
+    # Mixing of training samples and their targets by classifiers: "" off, "mixup" (arXiv
+    # 1710.09412), "manifold" (arXiv 1806.05236), "cutmix" (arXiv 1905.04899).
+    cfg.SERIATIM.MIX = m = CfgNode()
+    m.NAME = ""
+    # λ ~ Beta(ALPHA, ALPHA).
+    m.ALPHA = 1.0
+    # Layers of which "manifold" draws one for each batch: 0 the images, i the input of stage i.
+    m.LAYERS = (0, 1, 2)
+    # True: one λ for each sample instead of one for the batch.
+    m.PER_SAMPLE = False
+
     cfg.SERIATIM.SOLVER = s = CfgNode()
     # "AdamW" (decoupled weight decay, arXiv 1711.05101) or "SGD" (Nesterov by SOLVER.NESTEROV).
     s.OPTIMIZER = "SGD"

@@ -84,6 +84,7 @@ def _groups_with_classes(node: CfgNode, path: str) -> Iterator[tuple[str, CfgNod
 
 
 _READERS = {
+    "MODEL.CLASSIFIER": {"ImageClassifier"},
     "MODEL.RETINANET": {"RetinaNet"},
     "MODEL.ROI_HEADS": {"GeneralizedRCNN", "PanopticFPN"},
     "MODEL.SEM_SEG_HEAD": {"SemanticSegmentor", "PanopticFPN"},

@@ -1,6 +1,21 @@
 """Backbones, heads and meta-architectures; importing it registers them with Detectron2."""
 
-from seriatim.modeling.backbone import necks, timm_backbone
-from seriatim.modeling.meta_arch import fcos, task_aligned
+from seriatim.modeling.backbone import (
+    densenet,
+    necks,
+    preact_resnet,
+    timm_backbone,
+    timm_classifier,
+)
+from seriatim.modeling.meta_arch import classifier, fcos, task_aligned
 
-__all__ = ["fcos", "necks", "task_aligned", "timm_backbone"]
+__all__ = [
+    "classifier",
+    "densenet",
+    "fcos",
+    "necks",
+    "preact_resnet",
+    "task_aligned",
+    "timm_backbone",
+    "timm_classifier",
+]

@@ -66,8 +66,9 @@ class TimmBackbone(Backbone):
                 f"for {', '.join(sorted(unknown))} (MODEL.FPN.IN_FEATURES)."
             )
         self._out_features = [level for level in levels if level in (out_features or levels)]
-        self.model = _create(
+        self.model = create(
             name,
+            features_only=True,
             out_indices=tuple(levels[level] for level in self._out_features),
             in_chans=in_channels,
             drop_path_rate=drop_path,
@@ -77,7 +78,7 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
         self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
         self._channels_last_output = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        self._replace_norm(norm)
+        self.model = replace_norm(self.model, norm)
         self._freeze(freeze_at)
 
     @classmethod
@@ -101,16 +102,6 @@ class TimmBackbone(Backbone):
         if self._channels_last_output:
             features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
         return dict(zip(self._out_features, features, strict=True))
-
-    def _replace_norm(self, norm: str) -> None:
-        if norm not in NORMS:
-            raise InputError(
-                f"MODEL.TIMM.NORM is {norm!r}; it takes one of {', '.join(map(repr, NORMS))}."
-            )
-        if norm == "FrozenBN":
-            self.model = freeze_batch_norm_2d(self.model)
-        elif norm == "GN":
-            _batch_norm_to_group_norm(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
         """Fix all that the forward pass meets up to the level of stride 2**freeze_at."""
@@ -160,10 +151,15 @@ def _last_frozen_module(name: str, stride: int) -> str:
 def _probe(name: str) -> nn.Module:
     """The model without memory for its weights, to ask it for its levels."""
     with torch.device("meta"):
-        return _create(name)
+        return create(name, features_only=True)
 
 
-def _create(name: str, *, weights: str = "", **options) -> nn.Module:
+def create(name: str, *, weights: str = "", **options) -> nn.Module:
+    """A timm model with the weights that MODEL.TIMM.WEIGHTS names.
+
+    Raises:
+        InputError: timm has no such model, cannot build it so, or there are no such weights.
+    """
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8])
         raise InputError(
@@ -176,9 +172,10 @@ def _create(name: str, *, weights: str = "", **options) -> nn.Module:
         # timm's own loading renames and adapts weights before it takes the features out.
         file_options = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
     try:
-        model = timm.create_model(name, features_only=True, **options, **file_options)
+        model = timm.create_model(name, **options, **file_options)
     except (RuntimeError, AttributeError) as error:
-        raise InputError(f"timm cannot build {name} as a feature pyramid: {error}") from error
+        kind = "a feature pyramid" if options.get("features_only") else "a backbone"
+        raise InputError(f"timm cannot build {name} as {kind}: {error}") from error
     if weights == "package":
         if name not in PACKAGED_WEIGHTS:
             raise InputError(
@@ -187,6 +184,23 @@ def _create(name: str, *, weights: str = "", **options) -> nn.Module:
                 f"{', '.join(PACKAGED_WEIGHTS)}. Give a file of weights, or '' for random ones."
             )
         PACKAGED_WEIGHTS[name](model)
+    return model
+
+
+def replace_norm(model: nn.Module, norm: str) -> nn.Module:
+    """`model` with its BatchNorms as MODEL.TIMM.NORM says.
+
+    Raises:
+        InputError: there is no such `norm`.
+    """
+    if norm not in NORMS:
+        raise InputError(
+            f"MODEL.TIMM.NORM is {norm!r}; it takes one of {', '.join(map(repr, NORMS))}."
+        )
+    if norm == "FrozenBN":
+        return freeze_batch_norm_2d(model)
+    if norm == "GN":
+        _batch_norm_to_group_norm(model)
     return model
 
 
@@ -211,7 +225,12 @@ def resolve_pixel_statistics(cfg: CfgNode) -> None:
 
     Values that a config gives itself, other than Detectron2's defaults, stay.
     """
-    ours = ("TimmBackbone", "build_timm_fpn_backbone", "build_timm_pan_backbone")
+    ours = (
+        "TimmBackbone",
+        "build_timm_classifier_backbone",
+        "build_timm_fpn_backbone",
+        "build_timm_pan_backbone",
+    )
     default = get_cfg().MODEL
     untouched = (
         cfg.MODEL.PIXEL_MEAN == default.PIXEL_MEAN and cfg.MODEL.PIXEL_STD == default.PIXEL_STD
