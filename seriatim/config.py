@@ -221,6 +221,18 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # True: one λ for each sample instead of one for the batch.
     m.PER_SAMPLE = False
 
+    # Weights of a model's losses, of detectors too: "" as the model weighs them, "fixed",
+    # "uncertainty" (arXiv 1705.07115, learned), "gradnorm" (arXiv 1711.02257).
+    cfg.SERIATIM.LOSS_BALANCE = b = CfgNode()
+    b.NAME = ""
+    # [[name of a loss, weight], …]: the weights, or where they start. Other losses keep theirs.
+    b.WEIGHTS = []
+    # For gradnorm: the parameter whose gradients are compared ("": the backbone's last), the
+    # exponent alpha of the training rates, and the step of the weights.
+    b.SHARED = ""
+    b.ALPHA = 1.5
+    b.RATE = 0.025
+
     cfg.SERIATIM.SOLVER = s = CfgNode()
     # "AdamW" (decoupled weight decay, arXiv 1711.05101) or "SGD" (Nesterov by SOLVER.NESTEROV).
     s.OPTIMIZER = "SGD"

@@ -116,8 +116,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         import seriatim.modeling  # noqa: F401 (registers our architectures and backbones)
+        from seriatim.modeling.balance import balance
 
-        model = build_model(cfg)
+        model = balance(cfg, build_model(cfg))
         logger.debug(f"Model:\n{model}")
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())

@@ -64,7 +64,7 @@ def class_balanced_weights(counts: Sequence[int], beta: float) -> Tensor:
     β = 0 weighs all classes alike, β → 1 by 1 / n. A class without samples counts as one of one.
     """
     numbers = torch.tensor(counts, dtype=torch.float64).clamp(min=1)
-    weights = (1 - beta) / -torch.expm1(numbers * torch.log(torch.tensor(beta).double()))
+    weights = (1 - beta) / (1 - torch.tensor(beta, dtype=torch.float64) ** numbers)
     return (weights * len(counts) / weights.sum()).float()
 
 

@@ -203,6 +203,19 @@ class Mixer:
         return forward(mixed), soft
 
 
+@contextmanager
+def unmixed(model: nn.Module) -> Iterator[None]:
+    """Within the body a model that has a `mixer` trains on its samples as they are."""
+    mixer = getattr(model, "mixer", None)
+    if mixer is not None:
+        model.mixer = None
+    try:
+        yield
+    finally:
+        if mixer is not None:
+            model.mixer = mixer
+
+
 def _partners(inputs: Tensor, targets: Tensor, partners: Partners) -> tuple[Tensor, Tensor]:
     if isinstance(partners, Tensor):
         return inputs[partners], targets[partners]

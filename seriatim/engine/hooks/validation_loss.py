@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from seriatim.engine.state import preserve_plain_state, preserve_rng, seed_everything
+from seriatim.modeling.mixing import unmixed
 
 
 class ValidationLoss(HookBase):
@@ -77,7 +78,7 @@ def mean_losses(
 
 @contextmanager
 def loss_mode(model: nn.Module) -> Iterator[None]:
-    """The model gives its losses, without dropout and without changing itself for good."""
+    """The model gives its losses, without dropout or mixing, unchanged for good."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
@@ -85,7 +86,7 @@ def loss_mode(model: nn.Module) -> Iterator[None]:
         if _learns_or_drops(module):
             module.eval()
     try:
-        with preserve_plain_state(model):
+        with preserve_plain_state(model), unmixed(model):
             yield
     finally:
         for module, training in modes.items():

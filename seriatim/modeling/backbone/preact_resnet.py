@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import DropPath
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from dataset_tools.errors import InputError
 from seriatim.modeling.initialisation import initialise
@@ -55,7 +55,7 @@ class PreActUnit(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:

@@ -161,9 +161,9 @@ class ImageClassifier(nn.Module):
         if wrong:
             raise InputError(
                 f"A label of {wrong[0]} reached the classifier, which has {self.num_classes}"
-                " classes, 0 to"
-                f" {self.num_classes - 1}; -1 is a sample without a label. Check the labels of"
-                " DATASETS.TRAIN."
+                f" classes, 0 to {self.num_classes - 1}. If it is -1, a sample without a label: set"
+                " SERIATIM.SEMI.UNLABELED_RATIO to 0, or take a method that learns from such."
+                " Otherwise check the labels of DATASETS.TRAIN."
             )
         return one_hot(labels, self.num_classes).to(self.device)
 

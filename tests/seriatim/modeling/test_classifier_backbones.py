@@ -161,7 +161,9 @@ def test_a_unit_is_its_formula():
 
 def test_stochastic_depth_rises_linearly_and_leaves_out_whole_branches():
     network = PreActResNet([Stage(8, 4, 1)], stem_channels=8, drop_path=0.4)
-    assert [unit.drop_path.p for unit in network.blocks[0]] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [unit.drop_path.drop_prob for unit in network.blocks[0]] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4]
+    )
     unit = PreActUnit(4, 4, drop_path=0.5).train()
     x = torch.randn(64, 4, 4, 4)
     kept = [bool(torch.equal(a, b)) for a, b in zip(unit(x.clone()), x, strict=True)]
