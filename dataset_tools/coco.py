@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
 import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -32,6 +32,8 @@ from dataset_tools.rle import (
 
 if TYPE_CHECKING:
     import msgspec
+
+    from dataset_tools.coco_entries import AnnotationEntry, ImageEntry
 
 Segmentation = list[list[float]] | dict[str, Any]
 
@@ -150,18 +152,22 @@ def annotation_area(annotation: Annotation) -> float:
 class CocoWriter:
     """Writes images as they come, so that the memory used does not grow with the dataset.
 
-    `add` appends to two anonymous files in `folder`; `write` joins them. Category ids are given at
-    the end, when all names are known (several files, say train and val, can then share them).
+    `add` appends to anonymous files in `folder`; `write` joins them. Category ids are given at the
+    end, when all names are known (several files, say train and val, can then share them).
     With `keep_ids` images, annotations and categories keep the ids they carry.
     """
 
     def __init__(self, folder: str | Path, keep_ids: bool = False) -> None:
+        from dataset_tools import coco_entries
+
+        self._entries = coco_entries
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._images = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._annotations = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._images, self._annotations, self._categories = (
+            tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            for _ in range(3)
+        )
         self._keep_ids = keep_ids
-        self._numbers: dict[str, int] = {}  # category name → order of appearance
-        self._per_category: Counter[str] = Counter()
+        self._numbers = _Numbers()  # of category names
         self._num_images = self._num_annotations = self._num_empty = 0
 
     def __enter__(self) -> Self:
@@ -170,6 +176,7 @@ class CocoWriter:
     def __exit__(self, *_: object) -> None:
         self._images.close()
         self._annotations.close()
+        self._categories.close()
 
     @property
     def category_names(self) -> set[str]:
@@ -189,36 +196,26 @@ class CocoWriter:
         self._num_images += 1
         self._num_empty += not image.annotations
         image_id = self._id(image.id, self._num_images, where)
-        self._images.write(encode_json(_image_entry(image, image_id), where) + b"\n")
+        self._images.write(encode_json(self._entries.image_entry(image, image_id), where) + b"\n")
         if image.annotations:
-            self._annotations.write(self._annotation_lines(image, image_id))
+            self._add_annotations(image, image_id)
 
-    def _annotation_lines(self, image: Image, image_id: int) -> bytes:
-        """The entries of an image's annotations, one a line. Category ids are not known yet: in
-        their place are the numbers of `_numbers`."""
-        entries = []
-        numbers, per_category = self._numbers, self._per_category
-        for annotation in image.annotations:
-            self._num_annotations += 1
-            annotation_id = self._num_annotations
-            if self._keep_ids:
-                annotation_id = self._id(annotation.id, 0, _place(annotation, image))
-            name = annotation.category
-            if (number := numbers.get(name)) is None:
-                number = numbers[name] = len(numbers)
-                per_category[name] = 0
-            per_category[name] += 1
-            entries.append(_annotation_entry(annotation, number, annotation_id, image_id))
-        try:
-            lines = _encoder().encode_lines(entries)
-            if b"null" not in lines:
-                return lines
-        except (UnicodeEncodeError, TypeError, OverflowError):
-            pass
-        places = (_place(annotation, image) for annotation in image.annotations)
-        return b"".join(
-            encode_json(entry, place) + b"\n" for entry, place in zip(entries, places, strict=True)
-        )
+    def _add_annotations(self, image: Image, image_id: int) -> None:
+        """Append the entries of an image's annotations to one file, and to another the numbers of
+        their categories, which have no ids yet."""
+        annotations, number_of = image.annotations, self._numbers
+        first = self._num_annotations + 1
+        self._num_annotations += len(annotations)
+        ids: Iterable[int] = range(first, first + len(annotations))
+        if self._keep_ids:
+            ids = [self._id(a.id, 0, _place(a, image)) for a in annotations]
+        entry_of = self._entries.annotation_entry
+        entries = [
+            entry_of(annotation, annotation_id, image_id)
+            for annotation, annotation_id in zip(annotations, ids, strict=True)
+        ]
+        self._annotations.write(_encode_lines(entries, annotations, image))
+        self._categories.write(array("I", [number_of[a.category] for a in annotations]).tobytes())
 
     def write(
         self,
@@ -240,35 +237,27 @@ class CocoWriter:
                 f"Annotations name the categories {', '.join(map(repr, unknown))}, which are not "
                 f"among the declared ones ({', '.join(map(repr, ids)) or 'none'})."
             )
-        beginnings = {
-            b'{"category_id":%d' % number: b'{"category_id":%d,' % ids[name]
-            for name, number in self._numbers.items()
-        }
+        beginnings = [b'{"category_id":%d,' % ids[name] for name in self._numbers]
         with open(path, "wb") as out:
             out.write(b'{\n"info": %b,\n' % encode_json(info, "info"))
             out.write(b'"licenses": %b,\n' % encode_json(list(licenses), "licenses"))
             entries = (encode_json(_category_entry(c, ids[c.name]), c.name) for c in categories)
             _write_list(out, b"categories", entries)
             out.write(b",\n")
-            _write_list(out, b"images", _lines(self._images))
+            _write_list(out, b"images", (line[:-1] for line in _rewound(self._images)))
             out.write(b",\n")
-            _write_list(
-                out,
-                b"annotations",
-                (
-                    beginnings[number] + rest
-                    for number, _, rest in (
-                        line.partition(b",") for line in _lines(self._annotations)
-                    )
-                ),
+            counts = [0] * len(beginnings)
+            entries = _with_beginnings(
+                beginnings, _rewound(self._categories), _rewound(self._annotations), counts
             )
+            _write_list(out, b"annotations", entries)
             out.write(b"\n}\n")
         return Summary(
             path=Path(path),
             images=self._num_images,
             empty_images=self._num_empty,
             annotations=self._num_annotations,
-            per_category={name: self._per_category[name] for name in ids},
+            per_category=dict.fromkeys(ids, 0) | dict(zip(self._numbers, counts, strict=True)),
         )
 
     def _id(self, own: int | None, counted: int, where: str) -> int:
@@ -614,44 +603,6 @@ def _id_of(entry: Any) -> str:
     return f"(id {entry['id']}) " if isinstance(entry, dict) and "id" in entry else ""
 
 
-def _image_entry(image: Image, image_id: int) -> dict[str, Any]:
-    entry = {
-        "id": image_id,
-        "file_name": image.file_name,
-        "width": image.width,
-        "height": image.height,
-    }
-    attributes = dict(image.attributes)
-    entry |= {key: attributes.pop(key) for key in IMAGE_EXTRAS if key in attributes}
-    if attributes:
-        entry["attributes"] = attributes
-    return entry
-
-
-def _annotation_entry(
-    annotation: Annotation, category_id: int, annotation_id: int, image_id: int
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "category_id": category_id,
-        "id": annotation_id,
-        "image_id": image_id,
-    }
-    box = annotation.bbox or annotation_box(annotation)
-    if box is not None:
-        left, top, right, bottom = box
-        entry["bbox"] = (_tidy(left), _tidy(top), _tidy(right - left), _tidy(bottom - top))
-    if annotation.segmentation:
-        entry["segmentation"] = annotation.segmentation
-    if annotation.keypoints is not None:
-        entry["keypoints"] = annotation.keypoints
-        entry["num_keypoints"] = sum(visibility > 0 for visibility in annotation.keypoints[2::3])
-    entry["area"] = _tidy(annotation_area(annotation))
-    entry["iscrowd"] = int(annotation.iscrowd)
-    if annotation.attributes:
-        entry["attributes"] = annotation.attributes
-    return entry
-
-
 def _place(annotation: Annotation, image: Image) -> str:
     return annotation.source or image.source or image.file_name
 
@@ -662,26 +613,6 @@ def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
         entry["keypoints"] = category.keypoints
         entry["skeleton"] = category.skeleton
     return entry | category.extra
-
-
-def _tidy(value: float) -> float:
-    """Without the noise that XYXY ↔ XYWH adds: a millionth of a pixel is less than any label
-    means."""
-    if type(value) is float and -1e9 < value < 1e9:
-        whole = int(value)
-        if whole == value:
-            return whole
-        # As round(value, 6), but for ties, in a third of the time.
-        value = math.floor(value * 1e6 + 0.5) / 1e6
-        whole = int(value)
-        return whole if whole == value else value
-    if isinstance(value, int) and abs(value) <= LARGEST:
-        return value
-    try:
-        value = round(float(value), 6)
-    except OverflowError:  # a whole number of hundreds of digits, which JSON's writer refuses
-        return math.inf
-    return int(value) if value.is_integer() and abs(value) <= LARGEST else value
 
 
 def encode_json(value: Any, where: str) -> bytes:
@@ -695,6 +626,8 @@ def encode_json(value: Any, where: str) -> bytes:
         pass
     except (TypeError, OverflowError):  # as numbers of NumPy, which the slow way takes
         pass
+    if hasattr(value, "__struct_fields__"):
+        value = _plain(value)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode("utf-8")
@@ -709,6 +642,12 @@ def encode_json(value: Any, where: str) -> bytes:
         ) from error
 
 
+def _plain(entry: AnnotationEntry | ImageEntry) -> dict[str, Any]:
+    from msgspec import UNSET, structs
+
+    return {key: value for key, value in structs.asdict(entry).items() if value is not UNSET}
+
+
 @functools.cache
 def _encoder() -> msgspec.json.Encoder:
     import msgspec
@@ -716,9 +655,45 @@ def _encoder() -> msgspec.json.Encoder:
     return msgspec.json.Encoder()
 
 
-def _lines(file: IO[bytes]) -> Iterable[bytes]:
+def _encode_lines(
+    entries: Sequence[AnnotationEntry], annotations: Sequence[Annotation], image: Image
+) -> bytes:
+    """Entries as JSON, one a line. InputError that names the annotation as `encode_json` has it."""
+    try:
+        lines = _encoder().encode_lines(entries)
+        if b"null" not in lines:
+            return lines
+    except (UnicodeEncodeError, TypeError, OverflowError):
+        pass
+    return b"".join(
+        encode_json(entry, _place(annotation, image)) + b"\n"
+        for entry, annotation in zip(entries, annotations, strict=True)
+    )
+
+
+class _Numbers(dict[str, int]):
+    """Numbers of names, from 0, in the order in which they are first asked for."""
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = len(self)
+        return number
+
+
+def _with_beginnings(
+    beginnings: Sequence[bytes], numbers: IO[bytes], lines: IO[bytes], counts: list[int]
+) -> Iterator[bytes]:
+    """Entries in `lines` with that beginning instead of their brace which `numbers` says; how
+    often each is said is added to `counts`."""
+    while block := array("I", numbers.read(4096)):
+        for number, count in Counter(block).items():
+            counts[number] += count
+        for number, line in zip(block, lines, strict=False):
+            yield beginnings[number] + line[1:-1]
+
+
+def _rewound(file: IO[bytes]) -> IO[bytes]:
     file.seek(0)
-    return (line[:-1] for line in file)
+    return file
 
 
 def _write_list(out: IO[bytes], key: bytes, entries: Iterable[bytes]) -> None:

@@ -9,6 +9,7 @@ start-up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import mul
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -124,20 +125,24 @@ def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
 
 def polygons_box(polygons: Sequence[Sequence[float]]) -> Box | None:
     """Tight XYXY box around the corners; None if there are none."""
-    xs = [x for polygon in polygons for x in polygon[0::2]]
-    ys = [y for polygon in polygons for y in polygon[1::2]]
+    if len(polygons) == 1:
+        xs, ys = polygons[0][0::2], polygons[0][1::2]
+    else:
+        xs = [x for polygon in polygons for x in polygon[0::2]]
+        ys = [y for polygon in polygons for y in polygon[1::2]]
     if not xs or not ys:
         return None
     return (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
 
 
 def _signed_area(polygon: Sequence[float]) -> float:
+    # An odd number of coordinates is for `check` to find, not for us to fall over: map stops with
+    # the shorter one.
     xs, ys = polygon[0::2], polygon[1::2]
-    # zip, strict=False: an odd number of coordinates is for `check` to find, not for us to fall
-    # over.
-    corners = list(zip(xs, ys, strict=False))
-    following = corners[1:] + corners[:1]
-    return sum(x * b - a * y for (x, y), (a, b) in zip(corners, following, strict=True)) / 2
+    if len(xs) > len(ys):
+        xs = xs[:-1]
+    before = sum(map(mul, xs, [*ys[1:], *ys[:1]]))
+    return (before - sum(map(mul, [*xs[1:], *xs[:1]], ys))) / 2
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
