@@ -19,10 +19,17 @@ SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
+MOST_PIXELS = 178_956_970  # that Pillow opens: twice those that it warns of
 _EXIF_ORIENTATION = 274
 _HEADER_BYTES = 4096  # hold all before the pixels of a JPEG file without EXIF
 _SUFFIX_OF = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def check_pixels(width: int, height: int, place: str) -> None:
+    """InputError if an image of this size, which a label file says, is larger than is opened."""
+    if width * height > MOST_PIXELS:
+        raise InputError(f"{place}: no image has {width}×{height} px. Mend the size.")
 
 
 def is_image_name(name: str) -> bool:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from dataset_tools.formats import CARRIED, Format, Option, all_formats, get_format
+from dataset_tools.formats.base import Carried
 from dataset_tools.table import text_table
 
 EPILOG = """\
@@ -38,8 +39,7 @@ def overview(formats: Sequence[Format]) -> str:
     rows = [
         (
             f.name,
-            *("yes" if kind in f.carries else "" for kind in CARRIED),
-            "yes" if f.write else "",
+            *(_mark(f, kind) for kind in CARRIED),
             f.title,
         )
         for f in formats
@@ -48,7 +48,9 @@ def overview(formats: Sequence[Format]) -> str:
     lost = [f"  {f.name:<{width}}  {f.loses}" for f in formats if f.loses]
     return "\n".join(
         [
-            text_table(("format", *CARRIED, "export", "title"), rows),
+            text_table(("format", *CARRIED, "title"), rows),
+            "",
+            "r: read by convert, w: written by export",
             "",
             "lost on the way to COCO:",
             *lost,
@@ -67,7 +69,8 @@ def describe(format_: Format) -> str:
         format_.conventions,
     ]
     if format_.write:
-        parts.append(f"can be exported to; loses: {format_.write_loses or 'nothing'}")
+        parts.append(f"export writes: {', '.join(format_.written)}")
+        parts.append(f"export loses: {format_.write_loses or 'nothing'}")
     for option in (*format_.options, *format_.write_options):
         values = (
             f" {{{','.join(option.choices)}}}" if option.choices else f" {option.metavar or ''}"
@@ -90,16 +93,15 @@ def markdown(formats: Sequence[Format]) -> str:
         "the",
         "files' content decides. `python -m dataset_tools export FORMAT DATASET.json … -o DIR` "
         "writes",
-        "those marked so.",
+        "those of which something is written. **r**: read, **w**: written, and read again as it "
+        "was.",
         "",
-        f"| format | | {' | '.join(CARRIED)} | export |",
-        f"|---|---|{'---|' * len(CARRIED)}---|",
+        f"| format | | {' | '.join(CARRIED)} |",
+        f"|---|---|{'---|' * len(CARRIED)}",
     ]
     for format_ in formats:
-        marks = " | ".join("✓" if kind in format_.carries else "" for kind in CARRIED)
-        written = "✓" if format_.write else ""
-        link = f"[{format_.name}](#{format_.name})"
-        lines.append(f"| {link} | {format_.title} | {marks} | {written} |")
+        marks = " | ".join(_mark(format_, kind) for kind in CARRIED)
+        lines.append(f"| [{format_.name}](#{format_.name}) | {format_.title} | {marks} |")
     for format_ in formats:
         lines += ["", f"## {format_.name}", "", f"**{format_.title}.** PATH: {format_.layout}."]
         lines += ["", format_.conventions, "", f"Lost: {format_.loses or 'nothing'}."]
@@ -108,6 +110,11 @@ def markdown(formats: Sequence[Format]) -> str:
             lines += ["", f"Exported to; lost then: {format_.write_loses or 'nothing'}."]
             lines += _option_table(format_.write_options)
     return "\n".join(lines) + "\n"
+
+
+def _mark(format_: Format, kind: Carried) -> str:
+    """Whether a format is read (r) and written (w) with it."""
+    return "r" * (kind in format_.carries) + "w" * (kind in format_.written)
 
 
 def _option_table(options: Sequence[Option]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,17 @@ def colour(number: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
+@functools.cache
+def _palette() -> list[int]:
+    return [value for number in range(256) for value in colour(number)]
+
+
 def save_numbers(path: Path, numbers: np.ndarray) -> None:
     """Write an HW array of numbers from 0 to 255 as a PNG with that palette; folders are made."""
     import numpy as np
     from PIL import Image
 
     png = Image.fromarray(numbers.astype(np.uint8), mode="L")
-    png.putpalette([value for number in range(256) for value in colour(number)])
+    png.putpalette(_palette())
     path.parent.mkdir(parents=True, exist_ok=True)
     png.save(path)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from operator import mul
 from typing import TYPE_CHECKING
 
+from dataset_tools.images import check_pixels
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,6 +29,24 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def encode_patch(
+    patch: np.ndarray, left: int, top: int, width: int, height: int, place: str
+) -> tuple[dict, bool]:
+    """RLE of an image of `width` × `height` in which a boolean HW patch is at (left, top), and
+    whether pixels of it are beyond the image and cut off. InputError if no image is so large."""
+    import numpy as np
+
+    check_pixels(width, height, place)
+    columns = np.zeros((max(0, min(left + patch.shape[1], width) - max(left, 0)), height), bool)
+    inside = patch[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+    columns[:, max(top, 0) : max(top, 0) + inside.shape[0]] = inside.T
+    ends = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
+    runs = np.diff(ends + max(left, 0) * height, prepend=0).tolist()
+    if (rest := width * height - sum(runs)) or not runs:
+        runs.append(rest)
+    return compress_runs(runs, height, width), int(inside.sum()) < int(patch.sum())
+
+
 def decode_mask(rle: dict) -> np.ndarray:
     """The uint8 HW array (0 and 1) of an RLE."""
     from pycocotools import mask as coco_mask
@@ -39,6 +59,7 @@ def polygons_mask(polygons: Sequence[Sequence[float]], width: int, height: int) 
     import numpy as np
     from pycocotools import mask as coco_mask
 
+    check_pixels(width, height, "polygons")
     drawn = [list(polygon) for polygon in polygons if len(polygon) >= 6]
     if not drawn:
         return np.zeros((height, width), np.uint8)

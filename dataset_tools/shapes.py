@@ -62,14 +62,18 @@ def pairs(values: Sequence[float]) -> Iterator[tuple[float, float]]:
     return zip(values[0::2], values[1::2], strict=True)
 
 
+def same_box(one: Sequence[float], other: Sequence[float], tolerance: float = 1e-5) -> bool:
+    """Whether no edge is off by more than `tolerance` px, by default no more than what becomes of
+    XYXY that was written as XYWH."""
+    return all(abs(own - its) <= tolerance for own, its in zip(one, other, strict=True))
+
+
 def has_own_box(annotation: Annotation, tolerance: float = 0.01) -> bool:
     """Whether the box is another than that of the polygons or mask, by more than `tolerance` px."""
     if annotation.bbox is None or not annotation.segmentation:
         return False
     tight = annotation_box(Annotation("", segmentation=annotation.segmentation))
-    return tight is None or any(
-        abs(own - other) > tolerance for own, other in zip(annotation.bbox, tight, strict=True)
-    )
+    return tight is None or not same_box(annotation.bbox, tight, tolerance)
 
 
 def kind_of(annotation: Annotation) -> Kind:

@@ -154,6 +154,14 @@ class Format:
     write: Writer | None = None
     write_options: tuple[Option, ...] = ()
     write_loses: str = ""  # what of COCO the format cannot hold; "" if nothing
+    write_carries: tuple[Carried, ...] | None = None  # what is written, if not all of `carries`
+
+    @property
+    def written(self) -> tuple[Carried, ...]:
+        """What `write` writes; nothing if the format is read only."""
+        if self.write is None:
+            return ()
+        return self.carries if self.write_carries is None else self.write_carries
 
 
 class Glimpse:

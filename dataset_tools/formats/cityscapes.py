@@ -25,7 +25,7 @@ from dataset_tools.coco import Annotation, Category, Image, read_json, read_segm
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, root_of
 from dataset_tools.formats.reading import split_of_words
-from dataset_tools.images import ImageIndex, walk_files
+from dataset_tools.images import ImageIndex, check_pixels, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.rle import polygons_box
 
@@ -128,6 +128,7 @@ class _Reader:
                 raise TypeError("imgWidth, imgHeight or objects is of another type")
         except (KeyError, TypeError) as fault:
             raise InputError(f"{path}: not of Cityscapes: {fault}.") from fault
+        check_pixels(width, height, str(path))
         image = self._image(item, width, height, notes)
         image.annotations = list(self._annotations(objects, image, str(path), notes))
         labels = {entry["label"] for entry in objects}

@@ -21,7 +21,7 @@ from dataset_tools.coco import Annotation, Category, Image, whole_image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import sorted_categories
 from dataset_tools.notes import Notes
-from dataset_tools.rle import encode_mask, polygons_box
+from dataset_tools.rle import encode_patch, polygons_box, rle_box
 from dataset_tools.shapes import (
     ellipse_polygon,
     points_annotation,
@@ -219,16 +219,13 @@ def _mask(
         )
     values = np.arange(len(runs)) % 2 == 1
     patch = np.repeat(values, runs).reshape(height, width)
-    if left < 0 or top < 0 or left + width > image.width or top + height > image.height:
+    rle, is_cut = encode_patch(patch, left, top, image.width, image.height, place)
+    if is_cut:
         notes.suspect("mask that goes beyond the image (cut off)", place)
-    mask = np.zeros((image.height, image.width), dtype=bool)
-    x, y = max(left, 0), max(top, 0)
-    inside = patch[y - top : max(image.height - top, 0), x - left : max(image.width - left, 0)]
-    mask[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    if not mask.any():
+    if rle_box(rle) is None:
         notes.drop("mask without a pixel", place)
         return None
-    return Annotation(label, segmentation=encode_mask(mask), **more)
+    return Annotation(label, segmentation=rle, **more)
 
 
 def _skeleton(

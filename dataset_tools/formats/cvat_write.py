@@ -13,7 +13,7 @@ from dataset_tools.coco import Annotation, Category, Dataset, Image, annotation_
 from dataset_tools.formats.cvat_elements import CROWD, is_part
 from dataset_tools.formats.groups import GroupNumbers
 from dataset_tools.notes import Notes
-from dataset_tools.shapes import has_own_box, kind_of, pairs, plain_attributes
+from dataset_tools.shapes import has_own_box, kind_of, pairs, plain_attributes, same_box
 
 _OWN = ("occluded", "z_order", "group_id", "source")  # attributes of the elements themselves
 
@@ -264,7 +264,7 @@ def _parts(
         names = categories[annotation.category].keypoints
         if len(names) * 3 == len(keypoints):
             alone = Annotation("", keypoints=keypoints)
-            if annotation.bbox is not None and annotation_box(alone) != annotation.bbox:
+            if annotation.bbox and not same_box(annotation_box(alone), annotation.bbox):
                 notes.drop("box of its own besides keypoints (the keypoints written)", place)
             yield "skeleton", {}, list(_skeleton_points(names, keypoints))
             return

@@ -164,5 +164,6 @@ FORMAT = Format(
     options=(Option("--names", "class names, one a line (default: obj.data's)", metavar="FILE"),),
     write=write,
     write_options=(CROWDS,),
+    write_carries=("boxes", "splits"),
     write_loses="all but boxes",
 )

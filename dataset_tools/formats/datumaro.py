@@ -178,6 +178,8 @@ class _Found:
         name, attributes = category.name, dict(mapped(entry, "attributes", place))
         crowd = attributes.pop("is_crowd", None)
         annotation = _SHAPES[kind](category, entry, attributes, place, self.image)
+        if kind == "points" and category.keypoints and not annotation.keypoints:
+            self.notes.suspect("points of another number than the class has (kept apart)", place)
         annotation.category = name
         annotation.attributes = attributes | annotation.attributes
         annotation.iscrowd = crowd in (True, 1, "true", "True")
@@ -235,13 +237,8 @@ def _dots(
     seen = numbers(entry, "visibility", place) or [2] * (len(flat) // 2)
     if len(seen) != len(flat) // 2:
         raise InputError(f"{place}: {len(flat) // 2} points, but {len(seen)} values of visibility.")
-    if not category.keypoints:
-        return points_annotation(category.name, flat, "point")
     if len(seen) != len(category.keypoints):
-        raise InputError(
-            f"{place}: {len(seen)} points, but {category.name!r} has {len(category.keypoints)} "
-            "key points. Mend one of them."
-        )
+        return points_annotation(category.name, flat, "point")
     dots = zip(flat[0::2], flat[1::2], seen, strict=True)
     return Annotation(category.name, keypoints=[v for x, y, s in dots for v in (x, y, int(s))])
 
@@ -362,7 +359,7 @@ def write(
             "categories": _written_categories(dataset.categories),
             "items": items,
         }
-        write_json(folder / "annotations" / f"{subset}.json", content)
+        write_json(folder / "annotations" / f"{subset}.json", content, indent=None)
 
 
 def _written_categories(categories: list[Category]) -> dict[str, Any]:
@@ -474,5 +471,6 @@ FORMAT = Format(
         ),
     ),
     write=write,
-    write_loses="areas; rotated boxes at angle 0 become plain",
+    write_loses="areas; points of a class that has as many key points become these; rotated boxes "
+    "at angle 0 become plain",
 )

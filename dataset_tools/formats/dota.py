@@ -245,6 +245,7 @@ FORMAT = Format(
     "Where each image has a text file, an image without one is left out, and counted.",
     options=(DIFFICULT,),
     write=write,
-    write_loses="masks of more than four corners, keypoints, attributes but difficult, "
-    "imagesource and gsd; spaces in names become hyphens",
+    write_carries=("rotation", "attributes", "splits"),
+    write_loses="boxes become rotated ones; masks of more than four corners, keypoints, attributes "
+    "but difficult, imagesource and gsd; spaces in names become hyphens",
 )

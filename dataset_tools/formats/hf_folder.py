@@ -204,5 +204,6 @@ FORMAT = Format(
     "the names without --names. text becomes captions, further columns become attributes.",
     options=OPTIONS,
     write=write,
+    write_carries=("boxes", "labels", "splits"),
     write_loses="masks, keypoints, rotation, attributes",
 )

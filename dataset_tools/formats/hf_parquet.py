@@ -407,5 +407,6 @@ FORMAT = Format(
     "Needs the package pyarrow.",
     options=OPTIONS,
     write=write,
+    write_carries=("boxes", "labels", "splits"),
     write_loses="masks, keypoints, rotation, attributes",
 )

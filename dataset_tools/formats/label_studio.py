@@ -53,6 +53,7 @@ from dataset_tools.xml_tree import Node, parse_xml
 
 _RESULT = re.compile(r'"from_name"\s*:|"to_name"\s*:|"was_cancelled"\s*:|"result"\s*:')
 _MIN = re.compile(r'"(rectangle|polygon|keypoint|ellipse|brush)labels"\s*:')
+_DOTS = "KeyPointLabels"  # the control of key points
 _OF_TASK = ("annotations", "completions", "predictions")
 # What JSON-MIN says of a task besides its data and labels.
 _MIN_KEYS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
@@ -510,31 +511,35 @@ def _keypoint_names(items: list[Item]) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Categories:
-    declared: tuple[str, ...]
+    declared: dict[str, bool]  # whether a name may be that of objects' key points alone
     keypoints: dict[str, tuple[str, ...]]
 
     def __call__(self, seen: set[str]) -> list[Category]:
         of_objects = set().union(*self.keypoints.values())
+        of_objects |= {name for name, is_part in self.declared.items() if is_part}
         names = [name for name in self.declared if name in seen or name not in of_objects]
         names += [category.name for category in sorted_categories(seen - set(names))]
         return [Category(name, keypoints=self.keypoints.get(name, ())) for name in names]
 
 
-def _declared(path: Path) -> tuple[str, ...]:
-    """Labels and choices in the labelling interface, if it lies beside the export."""
+def _declared(path: Path) -> dict[str, bool]:
+    """Labels and choices in the labelling interface, if it lies beside the export; with whether
+    other labels are drawn as areas, and this one as a key point only."""
     file = (path if path.is_dir() else path.parent) / INTERFACE
     if not file.is_file():
-        return ()
+        return {}
+    controls: dict[str, set[str]] = {}
 
-    def walk(node: Node) -> Iterator[str]:
-        if node.tag in ("Label", "Choice"):
-            name = node.attributes.get("value")
-            if name:
-                yield name
+    def walk(node: Node, control: str) -> None:
+        name = node.attributes.get("value")
+        if node.tag in ("Label", "Choice") and name:
+            controls.setdefault(name, set()).add(control)
         for child in node.children:
-            yield from walk(child)
+            walk(child, node.tag if node.tag.endswith("Labels") else control)
 
-    return tuple(dict.fromkeys(walk(parse_xml(file))))
+    walk(parse_xml(file), "")
+    areas = any(tag.endswith("Labels") for tags in controls.values() for tag in tags - {_DOTS})
+    return {name: areas and tags == {_DOTS} for name, tags in controls.items()}
 
 
 def _looks_right(head: str) -> bool:

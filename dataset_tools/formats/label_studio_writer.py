@@ -34,7 +34,7 @@ def write(
             _task(number_, image, keypoints, prefix, notes)
             for number_, image in enumerate(dataset.images, start=1)
         ]
-        write_json(folder / f"{split or 'all'}.json", tasks)
+        write_json(folder / f"{split or 'all'}.json", tasks, indent=None)
     write_text(folder / INTERFACE, _interface(splits))
 
 

@@ -40,6 +40,7 @@ CLASSES = (
     *("reflection", "crowd"),
 )
 INFO_FILE = "seqinfo.ini"
+MOST_FRAMES = 1_000_000  # of a sequence, ten hours of video: more is a mistake
 _DETECTOR = re.compile(r"-(DPM|FRCNN|SDP)$")  # MOT17 has each sequence once for each of these
 
 
@@ -176,6 +177,8 @@ def _sequence(base: Path, name: str) -> Sequence:
         section = parser["Sequence"]
         if leads_out(section.get("imDir", "img1")) or "/" in section.get("imExt", ""):
             raise ValueError("imDir or imExt leads out of the sequence's folder")
+        if not 0 < int(section["seqLength"]) <= MOST_FRAMES:
+            raise ValueError(f"seqLength is not from 1 to {MOST_FRAMES:,}")
         return Sequence(
             folder=name.removesuffix(INFO_FILE).rstrip("/"),
             name=section["name"],

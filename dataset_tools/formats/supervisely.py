@@ -34,7 +34,7 @@ from dataset_tools.formats.supervisely_writer import META, write
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.json_fields import listed, mapped, number, numbers, objects, points, text
 from dataset_tools.notes import Notes
-from dataset_tools.rle import encode_mask, polygons_box, polygons_mask
+from dataset_tools.rle import encode_mask, encode_patch, polygons_box, polygons_mask
 from dataset_tools.shapes import points_annotation, take_crowd
 
 if TYPE_CHECKING:
@@ -191,8 +191,9 @@ class _Reader:
         origin = numbers(bitmap, "origin", place)
         if len(origin) != 2:
             raise InputError(f"{place}: the origin of a bitmap is two numbers, not {origin}.")
-        mask = _pasted(_decode_bitmap(text(bitmap, "data", place), place), origin, size)
-        return Annotation(name, None, encode_mask(mask))
+        mask = _decode_bitmap(text(bitmap, "data", place), place)
+        rle, _ = encode_patch(mask, int(origin[0]), int(origin[1]), *size, place)
+        return Annotation(name, None, rle)
 
     def _line(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
         return points_annotation(name, _exterior(label, place), "line")
@@ -222,8 +223,8 @@ _SHAPES = ("rectangle", "polygon", "bitmap", "line", "point", "graph")
 
 
 def _join(first: Annotation, other: Annotation) -> bool:
-    """Add another label of the same object, if they go together: polygons, and key points to
-    whatever has none."""
+    """Add another label of the same object, if they go together: polygons, points, and key points
+    to whatever has none."""
     if other.keypoints and not first.keypoints:
         first.bbox = first.bbox or annotation_box(first)
         first.keypoints = other.keypoints
@@ -231,6 +232,10 @@ def _join(first: Annotation, other: Annotation) -> bool:
     if isinstance(first.segmentation, list) and isinstance(other.segmentation, list):
         first.segmentation = first.segmentation + other.segmentation
         first.bbox = polygons_box(first.segmentation)
+        return True
+    if first.attributes.get("shape") == other.attributes.get("shape") == "point":
+        first.attributes["points"] = first.attributes["points"] + other.attributes["points"]
+        first.bbox = polygons_box([first.attributes["points"]])
         return True
     return False
 
@@ -264,19 +269,6 @@ def _decode_bitmap(data: str, place: str) -> np.ndarray:
             return np.asarray(image.convert("RGB")).any(axis=-1)
     except (zlib.error, OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as fault:
         raise InputError(f"{place}: the bitmap's data cannot be read: {fault}.") from fault
-
-
-def _pasted(mask: np.ndarray, origin: list[float], size: tuple[int, int]) -> np.ndarray:
-    """`mask` at its place in an image of `size`; what is outside is cut off."""
-    import numpy as np
-
-    whole = np.zeros((size[1], size[0]), bool)
-    x, y = (int(value) for value in origin)
-    mask = mask[max(0, -y) :, max(0, -x) :]
-    part = whole[max(0, y) :, max(0, x) :]
-    rows, columns = (min(a, b) for a, b in zip(part.shape, mask.shape, strict=True))
-    part[:rows, :columns] = mask[:rows, :columns]
-    return whole
 
 
 @dataclass(frozen=True)

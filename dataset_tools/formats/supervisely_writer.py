@@ -16,7 +16,7 @@ from dataset_tools.export import place_image
 from dataset_tools.files import write_json
 from dataset_tools.notes import Notes
 from dataset_tools.rle import decode_mask, rle_box
-from dataset_tools.shapes import kind_of, plain_attributes
+from dataset_tools.shapes import kind_of, pairs, plain_attributes, same_box
 
 META = "meta.json"
 DATASET = "dataset"  # of images in no split
@@ -83,6 +83,9 @@ class _Writer:
             self._notes.drop("attribute of an image that is true", f"{image.file_name}: {name}")
             del attributes[name]
         labels = [a for a in image.annotations if kind_of(a) == "label"]
+        for label in labels:
+            if plain_attributes(label):
+                self._notes.drop("attributes of a whole image's label", label.source)
         tags = self._put_tags(attributes, image.file_name)
         tags += self._put_tags(dict.fromkeys((a.category for a in labels), True), image.file_name)
         drawn = [label for a in image.annotations if a not in labels for label in self._labels(a)]
@@ -122,7 +125,11 @@ class _Writer:
         elif kind == "mask":
             shapes = [_bitmap(annotation)]
         elif kind == "points":
-            shapes = [_points(annotation.attributes["shape"], annotation.attributes["points"])]
+            flat = annotation.attributes["points"]
+            if annotation.attributes.get("shape") == "line":
+                shapes = [_points("line", flat)]
+            else:
+                shapes = [_points("point", list(pair)) for pair in pairs(flat)]
         nodes = _nodes(annotation.keypoints or [])
         if kind == "box" and not (nodes and _is_tight(annotation)):
             shapes = self._rectangle(annotation)
@@ -159,7 +166,8 @@ class _Writer:
 
 def _is_tight(annotation: Annotation) -> bool:
     """Whether the box says no more than the key points do."""
-    return annotation.bbox == annotation_box(replace(annotation, bbox=None))
+    tight = annotation_box(replace(annotation, bbox=None))
+    return tight is not None and same_box(annotation.bbox, tight)
 
 
 def _points(kind: str, flat: list[float]) -> dict[str, Any]:

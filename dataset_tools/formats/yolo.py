@@ -483,6 +483,7 @@ FORMAT = Format(
         ),
         CROWDS,
     ),
+    write_carries=("boxes", "masks", "keypoints", "rotation", "splits"),
     write_loses="attributes and crowds; all of an object that its task has no place for; of masks, "
     "holes and parts are joined by lines without width",
 )

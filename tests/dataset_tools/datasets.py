@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,14 +17,23 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from dataset_tools.coco import Annotation, Category, Dataset, Image, whole_image, write_coco
+from dataset_tools.coco import (
+    Annotation,
+    Category,
+    Dataset,
+    Image,
+    annotation_box,
+    whole_image,
+    write_coco,
+)
 from dataset_tools.rle import encode_mask, polygons_box, rle_box
 from dataset_tools.rotated import corners
 from dataset_tools.shapes import points_annotation
 
 Kind = Literal[
-    "box", "polygon", "polygons", "rle", "keypoints", "rotated", "label", "point", "points", "line"
-]
+    "box", "polygon", "polygons", "rle", "keypoints", "skeleton", "rotated", "label",
+    "point", "points", "line",
+]  # fmt: skip
 Splits = dict[str | None, Dataset]
 
 _LETTERS = "abcXYZ019éßñŁж中のé-_"
@@ -62,6 +72,7 @@ def datasets(
     overlaps: bool = True,
     whole_pixels: bool = False,
     inside: bool = True,
+    upright: bool = False,
     images: tuple[int, int] = (1, 3),
     objects_per_image: tuple[int, int] = (0, 4),
     categories: tuple[int, int] = (1, 4),
@@ -70,8 +81,10 @@ def datasets(
     """One dataset for each of `splits`, all with the same categories; ids count from 1.
 
     Args:
-        objects: the kinds of objects to draw from. "label": one for a whole image. "point",
-            "points", "line": one or several points, or a line through some, under `attributes`.
+        objects: the kinds of objects to draw from. "skeleton": keypoints, some of them labelled,
+            and the box around these ("keypoints": any box). "label": one for a whole image.
+            "point", "points", "line": one or several points, or a line through some, under
+            `attributes`.
         names: of categories. file_names: of images; no two differ in suffix or case only.
         attributes: of objects. image_attributes: of images.
         crowds: some objects are crowds (with an RLE).
@@ -80,10 +93,11 @@ def datasets(
         overlaps: False: masks ("rle") of an image have no pixel in common.
         whole_pixels: coordinates are whole numbers.
         inside: False: rotated boxes may leave the image.
+        upright: rotated boxes may be turned by 0.
         images, objects_per_image, categories: least and most of them (images: in each split).
         keypoints: least and most of them; the number is the same for all categories.
     """
-    count = draw(st.integers(*keypoints)) if "keypoints" in objects else 0
+    count = draw(st.integers(*keypoints)) if {"keypoints", "skeleton"} & {*objects} else 0
     classes = [
         Category(
             name,
@@ -122,7 +136,7 @@ def datasets(
             kind = draw(st.sampled_from(tuple(objects)))
             crowd = crowds and draw(st.booleans())
             drawing = _Drawing(
-                draw, image, whole_pixels, inside, count, None if overlaps else taken
+                draw, image, whole_pixels, inside, upright, count, None if overlaps else taken
             )
             annotation = drawing.object("rle" if crowd else kind, name)
             if annotation is None:
@@ -153,14 +167,15 @@ class _Drawing:
         image: Image,
         whole_pixels: bool,
         inside: bool,
+        upright: bool,
         keypoints: int,
         taken: np.ndarray | None,
     ) -> None:
-        self.draw, self.image, self.inside = draw, image, inside
+        self.draw, self.image, self.inside, self.upright = draw, image, inside, upright
         self.whole_pixels, self.keypoints, self.taken = whole_pixels, keypoints, taken
 
     def object(self, kind: Kind, category: str) -> Annotation | None:
-        """One object; None if there is no pixel left for it."""
+        """One object; None if there is no pixel left for it, or no keypoint of it labelled."""
         if kind == "label":
             return whole_image(category, self.image.width, self.image.height)
         if kind == "box":
@@ -172,6 +187,10 @@ class _Drawing:
         if kind == "keypoints":
             points = [n for _ in range(self.keypoints) for n in self.keypoint()]
             return Annotation(category, self.box(), keypoints=points)
+        if kind == "skeleton":
+            points = [n for _ in range(self.keypoints) for n in self.keypoint()]
+            alone = Annotation(category, None, keypoints=points)
+            return replace(alone, bbox=annotation_box(alone)) if any(points[2::3]) else None
         if kind in ("point", "points", "line"):
             points = self.points(1 if kind == "point" else 2, 1 if kind == "point" else 4)
             return points_annotation(category, points, "line" if kind == "line" else "point")
@@ -228,7 +247,8 @@ class _Drawing:
 
     def rotated(self, category: str) -> Annotation:
         width, height = self.image.width, self.image.height
-        angle = round(self.draw(st.floats(-179.9, 180)), 2)
+        angles = st.floats(-179.9, 180).map(lambda angle: round(angle, 2))
+        angle = self.draw(angles if self.upright else angles.filter(bool))
         x, y = width / 2, height / 2
         longest = min(x, y)  # so that no corner leaves the image, whatever the angle
         if not self.inside:

@@ -1,29 +1,12 @@
-"""COCO → format → COCO: the way there and back, and what is to be equal after it."""
+"""What is to be equal of a COCO file after it went through another format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.coco import Dataset, load_coco
-from dataset_tools.convert import convert_dataset
-from dataset_tools.export import export_dataset
-from tests.dataset_tools.datasets import Splits, save
-
-
-def there_and_back(
-    name: str, splits: Splits, folder: Path, **options: Any
-) -> tuple[dict[str | None, Dataset], dict[str | None, Dataset]]:
-    """Datasets as a COCO file says them, and after they went through the format `name`."""
-    paths = save(splits, folder)
-    export_dataset(name, paths, folder / "there")
-    back = convert_dataset(name, folder / "there", folder / "back", **options)
-    assert not back.notes.dropped
-    before = {split: load_coco(path) for split, path in paths.items()}
-    return before, {
-        None if split == "all" else split: load_coco(summary.path)
-        for split, summary in back.files.items()
-    }
+from dataset_tools.coco import Annotation, Dataset, annotation_box, load_coco
+from dataset_tools.rle import decode_mask
 
 
 def records(dataset: Dataset, drop: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -72,3 +55,50 @@ def assert_close(first: Any, second: Any, tolerance: float) -> None:
         assert abs(first - second) <= tolerance, (first, second)
     else:
         assert first == second
+
+
+def comparable(path: Path) -> list[dict]:
+    """All that a COCO file says of its images, in an order of its own; masks as pixels."""
+    dataset = load_coco(path)
+    dots = {category.name: category.keypoints for category in dataset.categories}
+    return [
+        {
+            "file_name": image.file_name,
+            "size": (image.width, image.height),
+            "attributes": image.attributes,
+            "annotations": sorted(
+                (_comparable(annotation, dots) for annotation in image.annotations), key=repr
+            ),
+        }
+        for image in sorted(dataset.images, key=lambda image: image.file_name)
+    ]
+
+
+def _comparable(annotation: Annotation, dots: dict[str, tuple[str, ...]]) -> tuple:
+    shape = annotation.segmentation
+    if isinstance(shape, dict):
+        shape = decode_mask(shape).tolist()
+    flat = annotation.keypoints or []
+    named = {
+        name: _rounded(flat[3 * i : 3 * i + 3])
+        for i, name in enumerate(dots[annotation.category])
+        if flat and flat[3 * i + 2]
+    }
+    return (
+        annotation.category,
+        _rounded(annotation_box(annotation)),
+        _rounded(shape),
+        named,
+        annotation.iscrowd,
+        _rounded(annotation.area),
+        {key: _rounded(value) for key, value in sorted(annotation.attributes.items())},
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to a ten-thousandth of a pixel, which is the tolerance of round trips."""
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return round(float(value), 4) + 0.0  # no -0.0
+    return value

@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from dataset_tools import rle
+from dataset_tools.errors import InputError
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -25,6 +26,23 @@ def test_run_lengths_area_and_box(mask):
     else:
         edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert rle.rle_box(code) == edges
+
+
+@settings(max_examples=300, deadline=None)
+@given(masks, st.integers(-14, 14), st.integers(-14, 14), st.integers(1, 12), st.integers(1, 12))
+def test_a_patch_is_coded_as_the_whole_image_is(patch, left, top, width, height):
+    whole = np.zeros((height, width), bool)
+    for y, x in np.argwhere(patch):
+        if 0 <= y + top < height and 0 <= x + left < width:
+            whole[y + top, x + left] = True
+    code, is_cut = rle.encode_patch(patch, left, top, width, height, "x")
+    assert code == rle.encode_mask(whole)
+    assert is_cut == (whole.sum() < patch.sum())
+
+
+def test_an_image_of_a_label_file_is_no_larger_than_any():
+    with pytest.raises(InputError, match=r"a\.json: no image has 2147483648×9 px"):
+        rle.encode_patch(np.ones((1, 1), bool), 0, 0, 2**31, 9, "a.json")
 
 
 def test_long_runs():

@@ -297,7 +297,7 @@ def archive(folder: Path, random: Random) -> str | None:
         with tarfile.open(path) as file:
             members = [(member, file.extractfile(member)) for member in file.getmembers()]
             stored = [(member, content and content.read()) for member, content in members]
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error):
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, IndexError):
         return flipped(folder, random)
     with tarfile.open(path, "w") as file:
         for member, content in stored:

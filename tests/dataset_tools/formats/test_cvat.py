@@ -2,8 +2,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from dataset_tools.coco import Annotation, Category, Image, load_coco, write_coco
 from dataset_tools.convert import convert_dataset
@@ -11,9 +9,8 @@ from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.rle import decode_mask
 from dataset_tools.xml_tree import stream_xml
-from tests.dataset_tools.datasets import FLAT_FILE_NAMES, PLAIN_NAMES, datasets
 from tests.dataset_tools.makers import converted, picture, text
-from tests.dataset_tools.round_trips import assert_close, records, there_and_back
+from tests.dataset_tools.round_trips import assert_close, records
 
 SVG = (
     '&lt;line data-type="edge" data-node-from="2" data-node-to="1"&gt;&lt;/line&gt;'
@@ -290,49 +287,3 @@ def test_what_cannot_be_written_is_told(tmp_path):
     write_coco(tmp_path / "all.json", [found], [Category("cat", keypoints=("x",))], {})
     export = export_dataset("cvat", {None: tmp_path / "all.json"}, tmp_path / "there")
     assert len(export.notes.dropped) == 3 and len(export.notes.suspicious) == 2
-
-
-values = st.fixed_dictionaries(
-    {},
-    optional={
-        "z_order": st.integers(1, 9),
-        "occluded": st.just(True),
-        "colour": PLAIN_NAMES,
-        "wet": st.booleans(),
-        "age": st.integers(-9, 9) | st.floats(-1, 1),
-    },
-)
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    datasets(
-        ("box", "polygon", "rle", "points", "line", "label"),
-        splits=("train", "fold 2"),
-        file_names=FLAT_FILE_NAMES,
-        attributes=values,
-        crowds=True,
-    )
-)
-def test_coco_to_format_and_back_exactly(tmp_path_factory, splits):
-    before, after = there_and_back("cvat", splits, tmp_path_factory.mktemp("cvat"))
-    # The images are in images/SPLIT/, as CVAT has it.
-    for split, dataset in before.items():
-        expected = [image[2] for _, image in sorted(records(dataset).items())]
-        found = [image[2] for _, image in sorted(records(after[split]).items())]
-        assert found == expected
-
-
-@settings(max_examples=12, deadline=None)
-@given(datasets(("rotated", "polygons"), inside=False, file_names=FLAT_FILE_NAMES))
-def test_coco_to_format_and_back_with_parts_and_rotation(tmp_path_factory, splits):
-    # Several parts get a group number; corners of rotated boxes are within a hundred-thousandth.
-    # A box that is turned by nothing comes back as a plain one.
-    for annotation in (a for image in splits[None].images for a in image.annotations):
-        assume(annotation.attributes.get("rbox", [1])[-1] != 0)
-    before, after = there_and_back("cvat", splits, tmp_path_factory.mktemp("cvat"))
-    expected, found = (
-        [image for _, image in sorted(records(dataset[None], ("group_id",)).items())]
-        for dataset in (before, after)
-    )
-    assert_close(found, expected, 1e-5)

@@ -4,14 +4,12 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dataset_tools.coco import Dataset, Image, annotation_area, load_coco
+from dataset_tools.coco import Dataset, Image
 from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.formats import recognise
-from tests.dataset_tools.datasets import datasets, picture_bytes, save
+from tests.dataset_tools.datasets import picture_bytes, save
 from tests.dataset_tools.makers import converted, picture, text
 
 
@@ -253,31 +251,6 @@ def test_broken_files_and_a_missing_package(tmp_path, monkeypatch):
         converted("hf-parquet", tmp_path / "in", tmp_path / "out")
 
 
-def content_of(paths, with_areas):
-    """{split: [(captions, [(category, box, area, crowd, whole), …]), …]}, rounded."""
-    found = {}
-    for split, path in paths.items():
-        found[split] = sorted(
-            (
-                image.width,
-                image.height,
-                image.attributes.get("captions", []),
-                sorted(
-                    (
-                        entry.category,
-                        tuple(round(n, 3) for n in entry.bbox),
-                        entry.iscrowd,
-                        bool(entry.attributes.get("whole_image")),
-                        round(annotation_area(entry), 2) if with_areas else 0,
-                    )
-                    for entry in image.annotations
-                ),
-            )
-            for image in load_coco(path).images
-        )
-    return found
-
-
 @pytest.mark.parametrize("many", [False, True])
 def test_captions_of_a_folder_are_all_texts_or_all_lists(tmp_path, many):
     splits = {None: Dataset([Image(f"{i}.jpg", 20, 10, id=i) for i in (1, 2)], [])}
@@ -288,24 +261,3 @@ def test_captions_of_a_folder_are_all_texts_or_all_lists(tmp_path, many):
     lines = (tmp_path / "out/metadata.jsonl").read_text().splitlines()
     expected = [["one"], ["two", "three"]] if many else ["one", "two"]
     assert [json.loads(line)["text"] for line in lines] == expected
-
-
-@pytest.mark.parametrize("name", ["hf-folder", "hf-parquet"])
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_what_is_written_is_read_again(tmp_path_factory, name, data):
-    splits = data.draw(st.sampled_from([(None,), ("train", "val"), ("test",)]))
-    captions = data.draw(st.booleans())
-    drawn = data.draw(datasets(("box", "label"), splits=splits, captions=captions))
-    place = tmp_path_factory.mktemp("hf")
-    paths = save(drawn, place)
-    export = export_dataset(name, paths, place / "out")
-    assert "attributes of an object" not in export.notes.dropped
-    if not any(dataset.images for dataset in drawn.values()):
-        return
-    conversion, _ = converted(name, place / "out", place / "back")
-    back = {
-        None if split == "all" else split: file.path for split, file in conversion.files.items()
-    }
-    expected = content_of({s: p for s, p in paths.items() if drawn[s].images}, True)
-    assert content_of(back, True) == expected

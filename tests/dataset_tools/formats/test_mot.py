@@ -92,6 +92,8 @@ def test_broken_lines_are_named(tmp_path, truth, message):
         "name=x\n",
         INFO.replace("img1", "../../../elsewhere"),
         INFO.replace("img1", "/etc"),
+        INFO.replace("seqLength=3", "seqLength=4294967297"),
+        INFO.replace("seqLength=3", "seqLength=-1"),
     ],
 )
 def test_a_broken_description(tmp_path, content):

@@ -5,7 +5,6 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from PIL import Image as Pillow
 
 from dataset_tools.convert import convert_dataset
@@ -13,7 +12,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.rle import decode_mask
 from tests.dataset_tools.makers import converted, picture, text
-from tests.dataset_tools.random_datasets import comparable, images, round_trip
+from tests.dataset_tools.round_trips import comparable
 
 META = {
     "classes": [
@@ -220,28 +219,6 @@ def test_broken_projects(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no ann/ with JSON files"):
         converted("supervisely", tmp_path / "empty", tmp_path / "out")
-
-
-def as_written(records):
-    """What Supervisely can hold: no folders in names, no attribute that is false."""
-    for image in records:
-        image["file_name"] = "dataset/img/" + image["file_name"].replace("/", "_")
-        for *_, attributes in image["annotations"]:
-            for name in [name for name, value in attributes.items() if value is False]:
-                del attributes[name]
-        image["annotations"].sort(key=repr)
-    return sorted(records, key=lambda image: image["file_name"])
-
-
-@settings(max_examples=20, deadline=None)
-@given(images("box", "crowd", "polygons", "mask", "keypoints", "point", "line", "label"))
-def test_what_is_exported_comes_back(tmp_path_factory, records):
-    folder = tmp_path_factory.mktemp("sly")
-    before, after, export = round_trip("supervisely", records, folder, back=None)
-    assert after == as_written(before)
-    assert set(export.notes.dropped) <= {"attribute that is false"}
-    for image in after:
-        assert (folder / "there" / image["file_name"]).is_file()
 
 
 def test_a_project_read_written_and_read_again_is_the_same(tmp_path):
