@@ -27,6 +27,7 @@ def add_seriatim_config(cfg: CfgNode) -> None:
     """Add every key of Seriatim to `cfg`. Keys that name a unit are in that unit."""
     _add_data_keys(cfg)
     _add_augmentation_keys(cfg)
+    _add_classification_data_keys(cfg)
     _add_model_keys(cfg)
     _add_training_keys(cfg)
     _add_hook_keys(cfg)
@@ -41,8 +42,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # it), JSON (a COCO JSON, as `python -m dataset_tools convert` writes it) and IMAGES (the folder
     # that its file names start from); for panoptic and semantic data PANOPTIC_JSON, PANOPTIC_ROOT,
     # SEM_SEG_ROOT, STUFF_CLASSES; with ROTATED: True the rotated boxes that converted data have
-    # beside upright ones; see seriatim/data/catalog.py. Relative paths start from the working
-    # directory; ~ and $VARIABLES are expanded.
+    # beside upright ones; for classification LABELS, FORMAT and SPLIT, or CLASSIFICATION: True; see
+    # seriatim/data/catalog.py. Relative paths start from the working directory; ~ and $VARIABLES
+    # are expanded.
     s.DATASETS = []
     # Relative weight of each dataset in DATASETS.TRAIN; () samples every image equally often.
     s.DATASET_WEIGHTS = ()
@@ -83,6 +85,62 @@ def _add_augmentation_keys(cfg: CfgNode) -> None:
     # An object is dropped when less than this share of its box is left after cropping, or of its
     # mask after pasting.
     a.MIN_AREA_SHARE = 0.25
+
+
+def _add_classification_data_keys(cfg: CfgNode) -> None:
+    # Images that have a label as a whole.
+    cfg.SERIATIM.DATA = d = CfgNode()
+    # Where pixels wait: "memory" (decoded), "mmap" (decoded, in a file of CACHE_DIR that is mapped
+    # into memory), "disk" (read, and files decoded, each time), or "auto": memory up to MEMORY_MIB,
+    # above that mmap for what is packed (CIFAR, IDX, …) and disk for image files.
+    d.STORAGE = "auto"
+    # MiB of decoded pixels of a dataset.
+    d.MEMORY_MIB = 1024
+    # What mmap unpacks and what is fitted to pixels stays here; it may be deleted at any time.
+    d.CACHE_DIR = "~/.cache/seriatim"
+    # "": by MODEL.PIXEL_MEAN and PIXEL_STD; "measured": these two are set from DATASETS.TRAIN;
+    # "zca": measured, and pixels are decorrelated by a fixed linear map fitted to DATASETS.TRAIN.
+    d.NORMALISE = ""
+    # Added to the eigenvalues of the covariance, as a share of their mean.
+    d.ZCA_EPSILON = 0.1
+
+    cfg.SERIATIM.CLASSIFICATION = c = CfgNode()
+    # (height, width) px of the input; (): as the images are, which then all have one size.
+    c.SIZE = ()
+    # Training crops: "none"; "pad": shifted by up to PAD px each way, what is missing mirrored
+    # (He 2015, arXiv 1512.03385); "area": of a random share AREA of the image and a random shape,
+    # scaled to SIZE (Szegedy 2014, arXiv 1409.4842).
+    c.CROP = "none"
+    c.PAD = 4
+    c.AREA = (0.08, 1.0)
+    # In testing the image is scaled so that the middle, cropped to SIZE, is so much of its shorter
+    # side.
+    c.TEST_SHARE = 1.0
+    # Probability of a flip, left to right. Not for digits.
+    c.HFLIP = 0.0
+    # RandAugment (arXiv 1909.13719): so many operations, 0: none; their magnitude from 0 to 30.
+    c.RANDAUGMENT = 0
+    c.RANDAUGMENT_MAGNITUDE = 9
+    # Side of a grey square at a random place, as a share of the shorter side (arXiv 1708.04552).
+    c.CUTOUT = 0.0
+
+    cfg.SERIATIM.SEMI = m = CfgNode()
+    # > 0: so many images of each class, drawn by SEED, keep their label in training; the others are
+    # unlabelled. 0: all keep it. Each of DATASETS.TRAIN is drawn from by itself.
+    m.LABELS_PER_CLASS = 0
+    # > 0: so many images of each class are kept from training and make the dataset NAME_validation,
+    # for DATASETS.TEST.
+    m.VALIDATION_PER_CLASS = 0
+    # Unlabelled images in a batch for each labelled one, of which there are SOLVER.IMS_PER_BATCH;
+    # 0: only labelled ones are seen.
+    m.UNLABELED_RATIO = 1
+    m.SEED = 0
+    # Further views of each unlabelled image: "weak" is augmented as in SERIATIM.CLASSIFICATION,
+    # "strong" by RandAugment and CUTOUT beyond that.
+    m.VIEWS = ()
+    m.STRONG_RANDAUGMENT = 2
+    m.STRONG_MAGNITUDE = 10
+    m.STRONG_CUTOUT = 0.5
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -287,6 +345,10 @@ def _add_hook_keys(cfg: CfgNode) -> None:
 
 def _add_evaluation_keys(cfg: CfgNode) -> None:
     cfg.SERIATIM.EVAL = e = CfgNode()
+    # Images per batch and process; 0: one for detectors, SOLVER.IMS_PER_BATCH for classifiers.
+    e.BATCH_SIZE = 0
+    # Bins of confidence for the expected calibration error (arXiv 1706.04599).
+    e.ECE_BINS = 15
     # Detections per image that count; dense scenes need more than COCO's 100 (also
     # TEST.DETECTIONS_PER_IMAGE).
     e.MAX_DETECTIONS = 100

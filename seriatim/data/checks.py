@@ -23,6 +23,7 @@ def check_data(cfg: CfgNode) -> None:
     """
     _check_input(cfg)
     _check_augmentation(cfg)
+    _check_semi(cfg)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     require_known(cfg, names)
     for name in names:
@@ -99,12 +100,61 @@ def _check_augmentation(cfg: CfgNode) -> None:
         raise InputError("SERIATIM.AUG.MOSAIC and COPY_PASTE do not go with MODEL.LOAD_PROPOSALS.")
 
 
+def _check_semi(cfg: CfgNode) -> None:
+    semi = cfg.SERIATIM.SEMI
+    for key in ("LABELS_PER_CLASS", "VALIDATION_PER_CLASS", "UNLABELED_RATIO"):
+        if semi[key] < 0:
+            raise InputError(f"SERIATIM.SEMI.{key} is {semi[key]}; it is at least 0.")
+    for view in semi.VIEWS:
+        if view not in ("weak", "strong"):
+            raise InputError(f"SERIATIM.SEMI.VIEWS has {view!r}; a view is weak or strong.")
+
+
+def _check_classification(cfg: CfgNode, name: str) -> None:
+    keys = cfg.SERIATIM.CLASSIFICATION
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR", "L"):
+        raise InputError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: for labels of images RGB, BGR or L.")
+    if len(keys.SIZE) not in (0, 2) or min(keys.SIZE, default=1) < 1:
+        raise InputError(
+            f"SERIATIM.CLASSIFICATION.SIZE is {keys.SIZE}; it is (height, width) px or ()."
+        )
+    if keys.CROP not in ("none", "pad", "area") or (keys.CROP == "area" and not keys.SIZE):
+        raise InputError(
+            f"SERIATIM.CLASSIFICATION.CROP is {keys.CROP!r}; it is none, pad, or, with a SIZE,"
+            " area."
+        )
+    for key, low, high in (
+        ("TEST_SHARE", 0.01, 1),
+        ("HFLIP", 0, 1),
+        ("RANDAUGMENT", 0, 14),
+        ("RANDAUGMENT_MAGNITUDE", 0, 30),
+        ("CUTOUT", 0, 1),
+    ):
+        if not low <= keys[key] <= high:
+            raise InputError(
+                f"SERIATIM.CLASSIFICATION.{key} is {keys[key]}; it lies from {low} to {high}."
+            )
+    dataset = DatasetCatalog.get(name)
+    sizes = zip(dataset.heights.tolist(), dataset.widths.tolist(), strict=True)
+    if not keys.SIZE and len(set(sizes)) > 1:
+        raise InputError(
+            f"The images of {name} are of different sizes, and a batch needs one: set"
+            " SERIATIM.CLASSIFICATION.SIZE to (height, width) px."
+        )
+
+
 _SEMANTIC = {"SemanticSegmentor": ("semantic", "panoptic", "panoptic_separated")}
 _BOXES = ("instances", "rotated", "panoptic_separated")
 
 
 def _check_dataset(cfg: CfgNode, name: str, facts: Facts, is_train: bool) -> None:
     architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "ImageClassifier" and facts.kind != "classification":
+        raise InputError(
+            f"ImageClassifier needs labels of whole images, but those of {name} are {facts.kind}."
+            " Where each annotation covers its image, say CLASSIFICATION: True in the dataset's"
+            " entry."
+        )
     wanted = _SEMANTIC.get(architecture, _BOXES)
     if architecture == "PanopticFPN":
         wanted = ("panoptic_separated",)
@@ -123,6 +173,8 @@ def _check_dataset(cfg: CfgNode, name: str, facts: Facts, is_train: bool) -> Non
             f"The boxes of {name} are {have}, but MODEL.PROPOSAL_GENERATOR.NAME"
             f" {cfg.MODEL.PROPOSAL_GENERATOR.NAME} makes a model of {other} ones."
         )
+    if facts.kind == "classification":
+        _check_classification(cfg, name)
     if is_train and facts.kind in _BOXES:
         _check_objects(cfg, name, facts)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from dataset_tools.coco import image_root, read_info
 from dataset_tools.errors import InputError
+from dataset_tools.formats import get_format
+from seriatim.data.classification.published import where_to_get
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Entry:
     """One mapping in SERIATIM.DATASETS, paths expanded."""
 
     name: str
-    images: Path
+    images: Path | None
     json: Path | None = None
     panoptic_json: Path | None = None
     panoptic_root: Path | None = None
@@ -26,6 +28,12 @@ class Entry:
     stuff_classes: tuple[str, ...] = ()
     keypoint_flip_map: tuple[tuple[str, str], ...] = ()
     rotated: bool = False
+    classification: bool = False
+    labels: Path | None = None
+    format: str = "auto"
+    split: str = ""
+    fractions: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 _KEYS = {f.name.upper(): f.name for f in fields(Entry)}
@@ -49,6 +57,10 @@ def parse_entry(value: Any, index: int) -> Entry:
     for key in _FILES + _FOLDERS:
         if key in given:
             given[key] = _path(given[key], f"{where}: {key.upper()}", folder=key in _FOLDERS)
+    if "labels" in given:
+        return _labels_entry(given, where)
+    if odd := given.keys() & {"format", "split", "fractions", "options"}:
+        raise InputError(f"{where}: {', '.join(sorted(odd)).upper()} goes with LABELS.")
     if "images" not in given:
         given["images"] = _recorded_images(given.get("json") or given.get("panoptic_json"), where)
     kinds = given.keys() & {"json", "panoptic_json", "panoptic_root", "sem_seg_root"}
@@ -56,14 +68,17 @@ def parse_entry(value: Any, index: int) -> Entry:
         raise InputError(
             f"{where} has {', '.join(sorted(k.upper() for k in kinds)) or 'no labels'}. Give JSON;"
             " or PANOPTIC_JSON and PANOPTIC_ROOT, with or without JSON and SEM_SEG_ROOT; or"
-            " SEM_SEG_ROOT and STUFF_CLASSES."
+            " SEM_SEG_ROOT and STUFF_CLASSES; or, for classification, LABELS."
         )
     if kinds == {"sem_seg_root"} and "stuff_classes" not in given:
         raise InputError(f"{where} has SEM_SEG_ROOT but no STUFF_CLASSES, the names of its labels.")
-    if not isinstance(given.get("rotated", False), bool):
-        raise InputError(f"{where}: ROTATED is True or False, not {given['rotated']!r}.")
-    if given.get("rotated") and kinds != {"json"}:
-        raise InputError(f"{where}: ROTATED goes with JSON alone.")
+    for key in ("rotated", "classification"):
+        if not isinstance(given.get(key, False), bool):
+            raise InputError(f"{where}: {key.upper()} is True or False, not {given[key]!r}.")
+        if given.get(key) and kinds != {"json"}:
+            raise InputError(f"{where}: {key.upper()} goes with JSON alone.")
+    if given.get("rotated") and given.get("classification"):
+        raise InputError(f"{where}: ROTATED is of boxes, CLASSIFICATION of whole images: take one.")
     try:
         given["stuff_classes"] = tuple(map(str, given.get("stuff_classes", ())))
         pairs = given.get("keypoint_flip_map", ())
@@ -73,6 +88,43 @@ def parse_entry(value: Any, index: int) -> Entry:
             f"{where}: STUFF_CLASSES is a list of names, KEYPOINT_FLIP_MAP one of pairs of names."
         ) from None
     return Entry(**given)
+
+
+def _labels_entry(given: dict[str, Any], where: str) -> Entry:
+    """The entry of a dataset that `dataset_tools` reads as it is."""
+    path = Path(os.path.expandvars(str(given["labels"]))).expanduser()
+    allowed = {"name", "images", "labels", "format", "split", "fractions", "options"}
+    if odd := given.keys() - allowed - {"classification"}:
+        raise InputError(f"{where}: {', '.join(sorted(odd)).upper()} does not go with LABELS.")
+    name = given.get("format", "auto")
+    if name != "auto" and "labels" not in get_format(str(name)).carries:
+        raise InputError(f"{where}: files of the format {name} have no labels of whole images.")
+    if not path.exists():
+        hint = where_to_get(path, name)
+        raise InputError(
+            f"{where}: LABELS: there is no file or folder {path}{_relative(path)}."
+            f"{f' {hint}' if hint else ''}"
+        )
+    try:
+        fractions = tuple((str(k), float(v)) for k, v in given.get("fractions", {}).items())
+        options = tuple((str(k), v) for k, v in given.get("options", {}).items())
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(
+            f"{where}: FRACTIONS is a mapping like {{train: 0.8, test: 0.2}}, OPTIONS one of the"
+            " format's options and their values."
+        ) from None
+    split = str(given.get("split", ""))
+    if fractions and split not in dict(fractions):
+        raise InputError(f"{where}: SPLIT is one of {', '.join(dict(fractions))}, not {split!r}.")
+    return Entry(
+        given["name"],
+        given.get("images"),
+        labels=path,
+        format=str(name),
+        split=split,
+        fractions=fractions,
+        options=options,
+    )
 
 
 _COMBINATIONS = (

@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,21 @@ from detectron2.utils.file_io import PathManager
 
 from dataset_tools.errors import InputError
 from seriatim.checkpoint import load_arrays
+from seriatim.data.build import Mapper, build_mapper, classifies
+from seriatim.data.classification.dataset import LabelledDataset
+from seriatim.data.classification.draw import draw
 from seriatim.data.mapper import SeriatimMapper
 from seriatim.data.packed import PackedDataset, Selection
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-Mapper = Callable[[Record], Record]
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+SAMPLERS = (
+    "TrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "ClassBalancedTrainingSampler",
+    "RandomSubsetTrainingSampler",
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,21 @@ class TrainingBatches(torchdata.Sampler):
                     yield batch
 
 
+class PairedBatches(torchdata.Sampler):
+    """Batches of two streams: first those of `labelled`, then those of `unlabelled`, whose indices
+    go on from `offset` and whose keys end in 1, so that they are not augmented alike."""
+
+    def __init__(self, labelled: TrainingBatches, unlabelled: TrainingBatches, offset: int) -> None:
+        self._labelled, self._unlabelled, self._offset = labelled, unlabelled, offset
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        for first, second in zip(self._labelled, self._unlabelled, strict=False):
+            yield [*first, *((position, self._offset + index, 1) for position, index in second)]
+
+
 class MappedDataset(torchdata.Dataset):
-    """Maps records; a key (position, index) first seeds the generators by its position.
+    """Maps records; a key (position, index), or (position, index, stream), first seeds the
+    generators by its position and stream.
 
     Workers hand an InputError on as a value, because torch would put a traceback into its message.
     """
@@ -147,13 +168,23 @@ class MappedDataset(torchdata.Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Record | InputError:
+    def __getitem__(self, key: int | tuple[int, ...]) -> Record | InputError:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, ...]]) -> list[Record | InputError]:
+        """torch asks for a batch at once: the generators are put back only once."""
+        if not isinstance(keys[0], tuple):
+            return [self._mapped(key) for key in keys]
+        records = []
+        with preserved_generators():
+            for position, index, *stream in keys:
+                seed_generators(self._seed, position, *stream)
+                records.append(self._mapped(index))
+        return records
+
+    def _mapped(self, index: int) -> Record | InputError:
         try:
-            if not isinstance(key, tuple):
-                return self._mapper(self.records[key])
-            position, index = key
-            with seeded(self._seed, position):
-                return self._mapper(self.records[index])
+            return self._mapper(self.records[index])
         except InputError as error:
             return error
 
@@ -161,17 +192,29 @@ class MappedDataset(torchdata.Dataset):
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generators by `key`; put them back afterwards."""
+    with preserved_generators():
+        seed_generators(*key)
+        yield
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Put Python's, NumPy's and torch's CPU generators back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = np.random.SeedSequence(key).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(words[1:3])
-    torch.random.default_generator.manual_seed(int(words[3]))
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def seed_generators(*key: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators by `key`."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1:3])
+    torch.random.default_generator.manual_seed(int(words[3]))
 
 
 class Loader(torchdata.DataLoader):
@@ -181,17 +224,57 @@ class Loader(torchdata.DataLoader):
         super().__init__(
             dataset,
             num_workers=num_workers,
-            collate_fn=trivial_batch_collator,
+            collate_fn=pack if num_workers else trivial_batch_collator,
             worker_init_fn=_start_worker,
             **kwargs,
         )
 
     def __iter__(self) -> Iterator[list[Record]]:
         for batch in super().__iter__():
+            batch = unpack(batch)
             for record in batch:
                 if isinstance(record, InputError):
                     raise record
             yield batch
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch on its way from a worker: each tensor by itself would cost more than its mapping.
+
+    Attributes:
+        records: without their images, and with the number of their views.
+        images: (N, C, H, W), those of the records one after the other, each with its views behind.
+    """
+
+    records: list[Record]
+    images: torch.Tensor
+
+
+def pack(batch: list[Record]) -> list[Record] | Packed:
+    """Records with a label and images of one size as `Packed`; others as they are."""
+    if any(isinstance(record, InputError) or "label" not in record for record in batch):
+        return batch
+    images = [image for r in batch for image in (r["image"], *r.get("views", ()))]
+    if len({image.shape for image in images}) > 1:
+        return batch
+    records = []
+    for record in batch:
+        views = {"views": len(record["views"])} if "views" in record else {}
+        records.append({**record, **views, "image": None})
+    return Packed(records, torch.stack(images))
+
+
+def unpack(batch: list[Record] | Packed) -> list[Record]:
+    """What `pack` was given."""
+    if not isinstance(batch, Packed):
+        return batch
+    images = iter(batch.images.unbind())
+    for record in batch.records:
+        record["image"] = next(images)
+        if "views" in record:
+            record["views"] = list(itertools.islice(images, record["views"]))
+    return batch.records
 
 
 def _start_worker(_: int) -> None:
@@ -204,10 +287,11 @@ def build_train_loader(
     """The batches of DATASETS.TRAIN from batch `start_iteration` on, without end.
 
     Each batch is a list of SOLVER.IMS_PER_BATCH / processes mapped records, and depends on the seed
-    and on its number only.
+    and on its number only. Where SERIATIM.SEMI leaves some labels out, those records are followed
+    by UNLABELED_RATIO times as many unlabelled ones.
 
     Args:
-        mapper: a function of a record; default `SeriatimMapper(cfg, is_train=True)`. Its randomness
+        mapper: a function of a record; default `build_mapper(cfg, is_train=True)`. Its randomness
             comes from the global generators.
         start_iteration: number of the first batch. A step that accumulates takes several batches.
         seed: default cfg.SEED, or where that is negative one that the processes agree on.
@@ -217,20 +301,27 @@ def build_train_loader(
     """
     names = list(cfg.DATASETS.TRAIN)
     sizes, records = training_records(cfg)
-    debug = cfg.SERIATIM.DETERMINISTIC_DEBUG
     if seed is None:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    stream = Stream(_repeat_factors(cfg, names, sizes, records, seed), seed, shuffle=not debug)
-    batches = TrainingBatches(
-        stream,
+
+    def batches_of(repeat: np.ndarray, size: int, group: np.ndarray | None) -> TrainingBatches:
+        stream = Stream(repeat, seed, shuffle=not cfg.SERIATIM.DETERMINISTIC_DEBUG)
+        rank, processes = comm.get_rank(), comm.get_world_size()
+        return TrainingBatches(stream, size, start_iteration, group, rank, processes)
+
+    batches = batches_of(
+        _repeat_factors(cfg, names, sizes, records, seed),
         cfg.SOLVER.IMS_PER_BATCH,
-        start_iteration,
         _orientations(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
-        comm.get_rank(),
-        comm.get_world_size(),
     )
+    unlabelled = unlabelled_records(cfg)
+    if unlabelled is not None:
+        size = cfg.SOLVER.IMS_PER_BATCH * cfg.SERIATIM.SEMI.UNLABELED_RATIO
+        others = batches_of(np.ones(len(unlabelled)), size, None)
+        batches = PairedBatches(batches, others, offset=len(records))
+        records = records.followed_by(unlabelled)
     if mapper is None:
-        mapper = SeriatimMapper(cfg, is_train=True)
+        mapper = build_mapper(cfg, is_train=True)
     stored = _stored(records)
     if isinstance(mapper, SeriatimMapper):
         mapper.use_pool(stored)
@@ -242,9 +333,10 @@ def build_train_loader(
 
 
 def build_test_loader(
-    cfg: CfgNode, name: str, mapper: Mapper | None = None, batch_size: int = 1
+    cfg: CfgNode, name: str, mapper: Mapper | None = None, batch_size: int | None = None
 ) -> Loader:
-    """All images of dataset `name` once, shared among the processes, in lists of `batch_size`."""
+    """All images of dataset `name` once, shared among the processes, in lists of `batch_size`
+    (default: by SERIATIM.EVAL.BATCH_SIZE)."""
     _check_known(name)
     records = DatasetCatalog.get(name)
     if not records:
@@ -254,7 +346,10 @@ def build_test_loader(
         number = [*cfg.DATASETS.TEST, name].index(name)
         _add_proposals(records, cfg.DATASETS.PROPOSAL_FILES_TEST, number)
     if mapper is None:
-        mapper = SeriatimMapper(cfg, is_train=False)
+        mapper = build_mapper(cfg, is_train=False)
+    if batch_size is None:
+        automatic = max(1, cfg.SOLVER.IMS_PER_BATCH) if classifies(cfg) else 1
+        batch_size = cfg.SERIATIM.EVAL.BATCH_SIZE or automatic
     stored = _stored(records)
     return Loader(
         MappedDataset(stored, mapper),
@@ -266,7 +361,7 @@ def build_test_loader(
 
 def _stored(records: Sequence[Record]) -> Sequence[Record]:
     """The records in a form that workers share instead of making copies."""
-    if isinstance(records, PackedDataset | Selection):
+    if isinstance(records, PackedDataset | LabelledDataset | Selection):
         return records
     return DatasetFromList(records, copy=False)  # one block of bytes
 
@@ -274,7 +369,8 @@ def _stored(records: Sequence[Record]) -> Sequence[Record]:
 def training_records(cfg: CfgNode) -> tuple[list[int], Sequence[Record]]:
     """The records that training draws from, and how many of them each of DATASETS.TRAIN gives.
 
-    Images without objects are left out where DATALOADER.FILTER_EMPTY_ANNOTATIONS says so.
+    Images without objects are left out where DATALOADER.FILTER_EMPTY_ANNOTATIONS says so. Of images
+    with a label as a whole these are the ones that keep it; `unlabelled_records` gives the others.
     """
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty: name a dataset of SERIATIM.DATASETS there.")
@@ -284,6 +380,8 @@ def training_records(cfg: CfgNode) -> tuple[list[int], Sequence[Record]]:
     min_keypoints = 0
     if cfg.MODEL.KEYPOINT_ON:
         min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    if any(isinstance(d, LabelledDataset) for d in datasets):
+        return _labelled_training_records(cfg, datasets)
     if not cfg.MODEL.LOAD_PROPOSALS and all(isinstance(d, PackedDataset) for d in datasets):
         return _packed_training_records(cfg, datasets, min_keypoints)
     sizes: list[int] = []
@@ -322,6 +420,41 @@ def _packed_training_records(
     return [int(np.count_nonzero(usable)) for usable in kept], Selection.of(datasets, kept)
 
 
+def _labelled_training_records(
+    cfg: CfgNode, datasets: Sequence[Sequence[Record]]
+) -> tuple[list[int], Selection]:
+    """The records that keep their label, by SERIATIM.SEMI."""
+    parts = []
+    for name, dataset in zip(cfg.DATASETS.TRAIN, datasets, strict=True):
+        if not isinstance(dataset, LabelledDataset):
+            raise InputError(
+                f"DATASETS.TRAIN: {name} has objects, other datasets have labels of whole images:"
+                " they cannot be trained on together."
+            )
+        parts.append(dataset.subset(draw(cfg, name, dataset).labelled))
+        if not len(parts[-1]):
+            raise InputError(f"The training set {name} has no image with a label.")
+        logger.info(f"{name}: {len(parts[-1])} of {len(dataset)} images are used with their label")
+    return [len(part) for part in parts], _all_of(parts)
+
+
+def unlabelled_records(cfg: CfgNode) -> Selection | None:
+    """The records of DATASETS.TRAIN that SERIATIM.SEMI leaves without a label, or that have none;
+    None if there are none, or UNLABELED_RATIO is 0."""
+    if cfg.SERIATIM.SEMI.UNLABELED_RATIO <= 0:
+        return None
+    parts = []
+    for name in cfg.DATASETS.TRAIN:
+        dataset = DatasetCatalog.get(name)
+        if isinstance(dataset, LabelledDataset):
+            parts.append(dataset.subset(draw(cfg, name, dataset).unlabelled, labelled=False))
+    return _all_of(parts) if any(map(len, parts)) else None
+
+
+def _all_of(parts: Sequence[LabelledDataset]) -> Selection:
+    return Selection.of(parts, [np.ones(len(part), bool) for part in parts])
+
+
 def _check_usable(name: str, count: int) -> None:
     if not count:
         raise InputError(
@@ -355,14 +488,17 @@ def _repeat_factors(
     """How often each record appears per epoch, by SAMPLER_TRAIN and DATASET_WEIGHTS."""
     repeat = np.ones(len(records))
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
-    if sampler == "RepeatFactorTrainingSampler":
+    if sampler in ("RepeatFactorTrainingSampler", "ClassBalancedTrainingSampler"):
         packed = isinstance(records, Selection)
         if not packed and any("annotations" not in record for record in records):
             raise InputError(f"DATALOADER.SAMPLER_TRAIN {sampler} needs data with objects.")
         classes = records.classes() if packed else records
-        repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            classes, cfg.DATALOADER.REPEAT_THRESHOLD
-        ).numpy()
+        if sampler == "ClassBalancedTrainingSampler":
+            repeat = class_aware_factors(classes)
+        else:
+            repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+                classes, cfg.DATALOADER.REPEAT_THRESHOLD
+            ).numpy()
     elif sampler == "RandomSubsetTrainingSampler":
         count = max(1, int(len(records) * cfg.DATALOADER.RANDOM_SUBSET_RATIO))
         repeat = np.zeros(len(records))
@@ -389,6 +525,19 @@ def _repeat_factors(
             for part, w in zip(parts, weights, strict=True)
         ]
     )
+
+
+def class_aware_factors(records: Iterable[Record]) -> np.ndarray:
+    """(N,) how often each record appears if a class is drawn, all equally often, and then an image
+    that shows it (Shen 2016, arXiv 1512.05830); those that show none appear once."""
+    shown = [
+        {a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)}
+        for record in records
+    ]
+    counts = Counter(itertools.chain.from_iterable(shown))
+    shares = np.array([sum(1 / counts[c] for c in classes) for classes in shown])
+    empty = np.array([not classes for classes in shown])
+    return np.where(empty, 1.0, shares * ((~empty).sum() / max(len(counts), 1)))
 
 
 def _orientations(records: Sequence[Record]) -> np.ndarray:

@@ -164,7 +164,7 @@ class PackedDataset(Sequence[Record]):
 
 @dataclass(frozen=True)
 class Selection(Sequence[Record]):
-    """Some records of one or several packed datasets.
+    """Some records of one or several packed datasets, or of labelled ones.
 
     Attributes:
         parts: the datasets.
@@ -192,6 +192,14 @@ class Selection(Sequence[Record]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         return self.parts[self.numbers[index]][self.positions[index].item()]
+
+    def followed_by(self, other: Selection) -> Selection:
+        """The records of both."""
+        return Selection(
+            [*self.parts, *other.parts],
+            torch.cat([self.numbers, other.numbers + len(self.parts)]),
+            torch.cat([self.positions, other.positions]),
+        )
 
     def classes(self) -> Iterable[Record]:
         """The records with nothing but the class and crowd flag of their annotations."""

@@ -19,7 +19,8 @@ class Facts:
     """What a registered dataset holds. Crowd regions are counted apart and nowhere else.
 
     Attributes:
-        kind: "instances", "rotated", "panoptic", "panoptic_separated" or "semantic".
+        kind: "instances", "rotated", "panoptic", "panoptic_separated", "semantic" or
+            "classification" (an annotation is then the label of an image).
         empty_images: images without an annotation.
         polygons, rles, keypoints: annotations that have such.
         left_out: boxes without area, which no training can use.

@@ -149,18 +149,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool, **overrides: Any):
         """Record of a dataset → input of the model; `overrides` replace arguments of the mapper."""
-        from seriatim.data.mapper import SeriatimMapper
+        from seriatim.data.build import build_mapper
 
-        return SeriatimMapper(cfg, is_train=is_train, **overrides)
+        return build_mapper(cfg, is_train, **overrides)
 
     @classmethod
     def build_validation_loader(cls, cfg: CfgNode):
         """Images of DATASETS.TEST with annotations, one a batch, without random augmentation."""
-        from seriatim.data.mapper import build_augmentations
+        from seriatim.data.build import fixed_augmentations
 
-        mapper = cls.build_mapper(
-            cfg, is_train=True, augmentations=build_augmentations(cfg, is_train=False)
-        )
+        mapper = cls.build_mapper(cfg, is_train=True, augmentations=fixed_augmentations(cfg))
         records = [record for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)]
         records = records[: cfg.SERIATIM.HOOKS.VALIDATION_LOSS_IMAGES]
         return build_detection_test_loader(records, mapper=mapper, num_workers=0)

@@ -29,7 +29,8 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """The evaluator for `metadata.evaluator_type` of a registered dataset.
 
-    "coco" and "rotated_coco" give `CocoEvaluator`; "sem_seg" and "coco_panoptic_seg" Detectron2's
+    "coco" and "rotated_coco" give `CocoEvaluator`, "classification" `ClassificationEvaluator`;
+    "sem_seg" and "coco_panoptic_seg" Detectron2's
     evaluators, the latter beside `CocoEvaluator` where the dataset has instances.
 
     Args:
@@ -48,11 +49,16 @@ def build_evaluator(
         return getattr(evaluation, _DETECTRON2[kind])(dataset_name)
     if kind in ("coco", "rotated_coco"):
         return _coco(cfg, dataset_name, folder)
+    if kind == "classification":
+        from seriatim.evaluation.classification import ClassificationEvaluator
+
+        return ClassificationEvaluator(dataset_name, folder, bins=cfg.SERIATIM.EVAL.ECE_BINS)
     if kind == "sem_seg":
         return evaluation.SemSegEvaluator(dataset_name, output_dir=str(folder))
     if kind == "coco_panoptic_seg":
         return evaluation.DatasetEvaluators(_panoptic(cfg, dataset_name, metadata, folder))
-    known = ", ".join(["coco", "rotated_coco", "sem_seg", "coco_panoptic_seg", *_DETECTRON2])
+    own = ["coco", "rotated_coco", "classification", "sem_seg", "coco_panoptic_seg"]
+    known = ", ".join([*own, *_DETECTRON2])
     raise InputError(
         f"Dataset {dataset_name} has evaluator_type {kind!r} in its metadata; known are {known}."
     )

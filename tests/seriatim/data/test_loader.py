@@ -21,6 +21,7 @@ from seriatim.data.loader import (
     TrainingBatches,
     build_test_loader,
     build_train_loader,
+    class_aware_factors,
     seeded,
     training_records,
 )
@@ -220,6 +221,34 @@ def test_repeat_factor_sampling(config):
     for record, share in zip(records, expected, strict=True):
         assert found[record["image_id"]] == pytest.approx(share, abs=0.03)
     assert len({round(f, 3) for f in factors}) > 1
+
+
+def test_class_aware_factors_are_drawing_a_class_then_an_image():
+    """Against the definition, with crowds that do not count and images that show nothing."""
+    shown = [{0}, {0}, {0, 1}, {1, 2}, set(), {0}]
+    records = [
+        {"annotations": [{"category_id": c, "iscrowd": 0} for c in classes for _ in range(2)]}
+        for classes in shown
+    ]
+    records[4]["annotations"] = [{"category_id": 2, "iscrowd": 1}]
+    with_objects = [i for i, classes in enumerate(shown) if classes]
+    expected = np.zeros(len(shown))
+    for c in range(3):
+        images = [i for i in with_objects if c in shown[i]]
+        expected[images] += 1 / 3 / len(images)
+    factors = class_aware_factors(records)
+    assert factors[with_objects] == pytest.approx(expected[with_objects] * len(with_objects))
+    assert factors[4] == 1
+
+
+def test_class_balanced_sampling_of_detection(config):
+    cfg = config(num_images=8)
+    cfg.DATALOADER.SAMPLER_TRAIN = "ClassBalancedTrainingSampler"
+    _, records = training_records(cfg)
+    factors = class_aware_factors([dict(record) for record in records])
+    found = shares(cfg, lambda item: item["image_id"])
+    for record, share in zip(records, factors / factors.sum(), strict=True):
+        assert found[record["image_id"]] == pytest.approx(share, abs=0.03)
 
 
 def test_random_subset(config):
