@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from dataset_tools.errors import InputError
-from dataset_tools.packed import PackedIndex, PackedStrings
+from dataset_tools.files import read_beginning
+from dataset_tools.packed import KeyedStrings, PackedStrings
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -34,8 +35,9 @@ def check_pixels(width: int, height: int, place: str) -> None:
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is an image, by its suffix."""
-    hidden = os.path.basename(name).startswith(".")
-    return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
+    _, dot, ending = name.rpartition(".")
+    hidden = name.startswith(".", name.rfind("/") + 1)
+    return not hidden and (dot + ending).lower() in SUFFIXES
 
 
 def image_suffix(content: bytes) -> str:
@@ -52,6 +54,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     EXIF orientation is applied as Detectron2's `read_image` does. InputError if it is no image.
     """
+    try:
+        if plain := _plain_jpeg_size(read_beginning(os.fspath(path), _HEADER_BYTES)):
+            return plain
+    except (OSError, ValueError):
+        pass  # which is told below
     if not os.path.isfile(path):  # a pipe would have us wait for ever
         raise InputError(f"{path}: this image file is missing.")
     try:
@@ -63,13 +70,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def content_size(content: bytes, place: str) -> tuple[int, int]:
     """As `image_size`, of an image file's `content`. `place` is for messages."""
-    return _size(io.BytesIO(content), place)
+    return _plain_jpeg_size(content[:_HEADER_BYTES]) or _size(io.BytesIO(content), place)
 
 
 def _size(file: IO[bytes], place: str) -> tuple[int, int]:
-    if plain := _plain_jpeg_size(file.read(_HEADER_BYTES)):
-        return plain
-    file.seek(0)
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -228,11 +232,13 @@ class ImageIndex:
     another case. Only files below the root are ever found.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, files: Iterable[str] | None = None) -> None:
+        """`files`: all that are below the root, for those who have them already."""
         self.root = Path(root)
-        self.paths: Sequence[str] = PackedStrings(filter(is_image_name, walk_files(root)))
-        self._by_name = PackedIndex(_name_key(path) for path in self.paths)
-        self._by_stem = PackedIndex(_stem_key(path) for path in self.paths)
+        names = walk_files(root) if files is None else files
+        self.paths: Sequence[str] = PackedStrings(filter(is_image_name, names))
+        self._by_stem = KeyedStrings(self.paths, _stem_key)
+        self._next = 0  # position after the image that was found last
 
     def find(self, name: str, near: str = "") -> str | None:
         """Path relative to the root of the image called `name`; None if there is none.
@@ -242,7 +248,11 @@ class ImageIndex:
         shares most of the tail of `name`. InputError if two fit equally.
         """
         name = name.strip().replace("\\", "/")
-        candidates = self._with_key(self._by_name, _name_key, _name_key(name))
+        # Labels mostly are in the order of their images: no need of an index then.
+        if self._next < len(self.paths) and self.paths[self._next] == name:
+            self._next += 1
+            return name
+        candidates = self._with_name(_name_key(name))
         if len(candidates) == 1 and candidates[0].endswith(name):
             return candidates[0]
         wanted = PurePosixPath(name)
@@ -252,8 +262,8 @@ class ImageIndex:
         stem = wanted.stem if is_image_name(wanted.name) else wanted.name
         candidates = (
             candidates
-            or self._with_key(self._by_name, _name_key, wanted.name.casefold())
-            or self._with_key(self._by_stem, _stem_key, stem.casefold())
+            or self._with_name(wanted.name.casefold())
+            or [self.paths[position] for position in self._by_stem.positions(stem.casefold())]
         )
         if not candidates:
             return None
@@ -278,9 +288,12 @@ class ImageIndex:
             )
         return best
 
-    def _with_key(self, index: PackedIndex, key_of: Callable[[str], str], key: str) -> list[str]:
-        found = [self.paths[position] for position in index.positions(key)]
-        return [path for path in found if key_of(path) == key]
+    def _with_name(self, key: str) -> list[str]:
+        positions = self._by_stem.positions(_stem_key(key))
+        if positions:
+            self._next = positions[0] + 1
+        found = map(self.paths.__getitem__, positions)
+        return [path for path in found if _name_key(path) == key]
 
 
 def _name_key(path: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, overload
 from zlib import crc32
 
@@ -30,14 +32,17 @@ class PackedStrings(Sequence[str]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        piece = self._block[self._ends[index] : self._ends[index + 1]]
-        return piece.decode("utf-8", "surrogateescape")
+        if index < 0:
+            index += len(self)
+            if index < 0:
+                raise IndexError(index)
+        ends = self._ends
+        return self._block[ends[index] : ends[index + 1]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
+        block = self._block
+        for start, end in pairwise(self._ends):
+            yield block[start:end].decode("utf-8", "surrogateescape")
 
 
 class PackedIndex:
@@ -58,6 +63,33 @@ class PackedIndex:
         while last < len(self._sums) and self._sums[last] == wanted:
             last += 1
         return self._order[first:last].tolist()
+
+
+class KeyedStrings:
+    """Positions in `strings` by a key of theirs; the index is made when one is first asked for."""
+
+    def __init__(self, strings: Sequence[str], key_of: Callable[[str], str]) -> None:
+        self._strings = strings
+        self._key_of = key_of
+        self._next = 0  # position after that of the key which was there last
+
+    @cached_property
+    def _index(self) -> PackedIndex:
+        return PackedIndex(map(self._key_of, self._strings))
+
+    def positions(self, key: str) -> list[int]:
+        """Ascending positions of all strings that have this key."""
+        return [i for i in self._index.positions(key) if self._key_of(self._strings[i]) == key]
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a string has this key; without an index for keys in the order of the strings."""
+        if self._next < len(self._strings) and self._key_of(self._strings[self._next]) == key:
+            self._next += 1
+            return True
+        found = self.positions(key)
+        if found:
+            self._next = found[0] + 1
+        return bool(found)
 
 
 class Mapped(Sequence):

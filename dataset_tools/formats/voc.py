@@ -25,13 +25,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.coco import Annotation, Image
+from dataset_tools.coco import LARGEST, Annotation, Image
 from dataset_tools.errors import InputError
-from dataset_tools.files import read_bytes
+from dataset_tools.files import read_bytes, read_quickly
 from dataset_tools.formats.base import (
     Evidence,
     Format,
@@ -69,7 +70,7 @@ _TELLING = (b"voc", b"pixel_origin", b"&", b"\0")  # in a file without these no 
 _OFFICIAL = re.compile(r"\bVOC ?20\d\d\b|PASCAL VOC", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Item:
     """The label files of an image (relative to the dataset), and the splits that it belongs to."""
 
@@ -89,15 +90,16 @@ def plan(
     base = path if path.is_dir() else path.parent
     if base.name.lower() == "annotations":
         base = base.parent  # where the images and the split lists are
-    xml_files = _label_files(path, base)
-    pngs = find_pngs(base) if path.is_dir() else {}
+    files = PackedStrings(walk_files(base))
+    xml_files = _label_files(path, base, files)
+    pngs = find_pngs(files) if path.is_dir() else {}
     labels = xml_files
     if pngs:
         known = {_key(label) for label in xml_files}
         labels = [*xml_files, *(f"{_ANNOTATIONS}/{key}.xml" for key in pngs if key not in known)]
     if not labels:
         raise InputError(f"{path}: no XML file is in it. Give the folder that holds Annotations/.")
-    splits, remarks = _splits(base, labels, notes)
+    splits, remarks = _splits(base, files, labels, notes)
     origin, why = (
         _guess_origin(base, xml_files) if pixel_origin == "auto" else (int(pixel_origin), "")
     )
@@ -114,7 +116,13 @@ def plan(
     return Plan(
         image_root=root,
         items=Mapped(_ItemOf(splits, pngs), labels),
-        read=_Reader(base, ImageIndex(root), origin, difficult, classes or VOC_CLASSES),
+        read=_Reader(
+            base,
+            ImageIndex(root, files if root == base else None),
+            origin,
+            difficult,
+            classes or VOC_CLASSES,
+        ),
         categories=Categories(classes),
         info={"pixel_origin": origin},
         remarks=remarks,
@@ -127,8 +135,13 @@ class _ItemOf:
     pngs: Mapping[str, Pngs]
 
     def __call__(self, label: str) -> Item:
-        splits = self.splits.get(label) or (split_of_folders(label),)
+        splits = self.splits.get(label) or _splits_of_folder(label.rpartition("/")[0])
         return Item(label, splits, self.pngs.get(_key(label), NO_PNGS) if self.pngs else NO_PNGS)
+
+
+@lru_cache(maxsize=1000)
+def _splits_of_folder(folder: str) -> tuple[str | None, ...]:
+    return (split_of_folders(f"{folder}/"),)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -168,12 +181,14 @@ class _Reader:
     quick: _QuickReader = field(default_factory=lambda: _QuickReader())
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        path = os.path.join(self.base, item.label)
+        path = f"{self.base}/{item.label}"
         if item.pngs and not os.path.isfile(path):
             yield from self._without_xml(item, notes)
             return
-        with open(path, "rb", buffering=0) as file:
-            content = file.read()
+        try:
+            content = read_quickly(path)
+        except OSError:
+            content = read_bytes(path)  # which knows what to say
         label = self.quick.read(content, path)
         if label is None:
             root = parse_xml(path, content)
@@ -223,7 +238,7 @@ class _Reader:
         The latter, if there is none, though it is not found either.
         """
         stem, named = _stem(file), label.named
-        named_stem = os.path.splitext(named)[0]
+        named_stem = named.rpartition(".")[0] or named
         own_name = named if named_stem == stem else stem
         own = self.index.find(_mirrored(file, own_name), near=file)
         if own is None:
@@ -366,11 +381,18 @@ class _ObjectShape:
     def object(self, texts: tuple[str, ...], path: str, line: int) -> Annotation | None:
         name, left, top, right, bottom = self._main(texts)
         try:
-            corners = (float(left), float(top), float(right), float(bottom))
+            corners = (int(left), int(top), int(right), int(bottom))
+            if abs(sum(corners)) > LARGEST:
+                return None
         except ValueError:
-            return None
+            try:
+                corners = (float(left), float(top), float(right), float(bottom))
+            except ValueError:
+                return None
+            if not math.isfinite(sum(corners)):
+                return None
         name = name.strip()
-        if not name or not math.isfinite(sum(corners)):
+        if not name:
             return None
         rest = self._rest(texts)
         attributes = self._attributes.get(rest)
@@ -393,13 +415,13 @@ class _ObjectShape:
         return attributes
 
 
-def _label_files(path: Path, base: Path) -> Sequence[str]:
-    """XML files, relative to `base`."""
+def _label_files(path: Path, base: Path, files: Sequence[str]) -> Sequence[str]:
+    """XML files of `files`, all that are in `base`, relative to it."""
     if path.is_file():
         return [path.relative_to(base).as_posix()]
     below = path.relative_to(base).as_posix() + "/" if path != base else ""
     names = PackedStrings(
-        below + name for name in walk_files(path) if name.lower().endswith(".xml")
+        name for name in files if name.startswith(below) and name.lower().endswith(".xml")
     )
     # Other XML may lie about; where there is a folder of annotations, that is the one meant.
     annotations = PackedStrings(
@@ -409,14 +431,18 @@ def _label_files(path: Path, base: Path) -> Sequence[str]:
 
 
 def _splits(
-    base: Path, labels: Sequence[str], notes: Notes
+    base: Path, files: Sequence[str], labels: Sequence[str], notes: Notes
 ) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
     """Splits of each label, from ImageSets/Main/*.txt, else from ImageSets/Segmentation/*.txt.
     Images in no list are in split None. A list names images by their path below JPEGImages/,
     without the suffix, or by their name alone."""
     lists: dict[str, set[str]] = {}
-    files = sorted(base.glob("**/ImageSets/Main/*.txt"))
-    for file in files or sorted(base.glob("**/ImageSets/Segmentation/*.txt")):
+    texts = sorted(base / name for name in files if name.endswith(".txt") and "ImageSets/" in name)
+    of_folder = {
+        folder: [text for text in texts if text.parts[-3:-1] == ("ImageSets", folder)]
+        for folder in ("Main", "Segmentation")
+    }
+    for file in of_folder["Main"] or of_folder["Segmentation"]:
         names = _split_list(file)
         if names is not None:
             lists.setdefault(file.stem, set()).update(names)
@@ -537,15 +563,20 @@ def _number(node: Node, tag: str, path: str, default: float | None = None) -> fl
 def _key(label: str) -> str:
     """What an XML file, its image and its PNGs have in common: the path below Annotations/, without
     the suffix."""
-    folders = label.split("/")[:-1]
+    return _below_annotations(label.rpartition("/")[0]) + _stem(label)
+
+
+@lru_cache(maxsize=1000)
+def _below_annotations(folder: str) -> str:
+    """The path below Annotations/, with a / at its end; "" if there is none."""
+    folders = folder.split("/") if folder else []
     places = [place for place, name in enumerate(folders) if name.lower() == "annotations"]
-    return "/".join([*(folders[places[-1] + 1 :] if places else folders), _stem(label)])
+    return "".join(f"{name}/" for name in (folders[places[-1] + 1 :] if places else folders))
 
 
 def _mirrored(label: str, name: str) -> str:
     """Where the challenge has the image called `name` of an XML file."""
-    folders = _key(label).rpartition("/")[0]
-    return "/".join(["JPEGImages", *([folders] if folders else []), name])
+    return f"JPEGImages/{_below_annotations(label.rpartition('/')[0])}{name}"
 
 
 def _stem(label: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from dataset_tools.coco import Annotation, Category
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import read_text
-from dataset_tools.images import walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.rle import Box
 
@@ -60,14 +59,16 @@ class Categories:
         return [Category(name) for name in (*self.declared, *others)]
 
 
-def find_pngs(base: Path) -> dict[str, Pngs]:
-    """The PNGs in a folder, by their path below SegmentationObject or SegmentationClass without the
+def find_pngs(names: Iterable[str]) -> dict[str, Pngs]:
+    """The PNGs among files, by their path below SegmentationObject or SegmentationClass without the
     suffix."""
     found: dict[str, dict[str, Path]] = {}
-    for name in walk_files(base):
+    for name in names:
+        if not name.lower().endswith(".png"):
+            continue
         for folder in (OBJECTS, CLASSES):
             _, there, key = ("/" + name).rpartition(f"/{folder}/")
-            if there and key.lower().endswith(".png"):
+            if there:
                 found.setdefault(key[:-4], {})[folder] = Path(name)
     return {key: Pngs(files.get(OBJECTS), files.get(CLASSES)) for key, files in found.items()}
 

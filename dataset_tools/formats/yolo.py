@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from dataset_tools.formats.base import (
     sorted_categories,
     split_of_folders,
 )
+from dataset_tools.formats.reading import stem
 from dataset_tools.formats.yolo_lines import (
     SPLITS,
     TASKS,
@@ -50,10 +53,12 @@ from dataset_tools.formats.yolo_lines import (
     Reader,
     in_pixels,
     label_lines,
+    packed_items,
 )
 from dataset_tools.formats.yolo_write import CROWDS, write
 from dataset_tools.images import image_size, is_image_name, walk_files
 from dataset_tools.notes import Notes
+from dataset_tools.packed import KeyedStrings, Mapped, PackedStrings
 from dataset_tools.rotated import from_corners
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.names")
@@ -79,14 +84,13 @@ def plan(
     base = path if path.is_dir() else path.parent
     root = images or (_yaml_root(yaml_file, content) if yaml_file else base)
     root = root_of(path, root)
-    found = _files_of_yaml(yaml_file, root, content, notes) if yaml_file else []
+    found = packed_items(_files_of_yaml(yaml_file, root, content, notes) if yaml_file else ())
     if found:
-        root = _common_root(root, [file for file, _ in found])
-        items = [Item(_relative(file, root), split) for file, split in found]
+        root = _common_root(root, {os.path.dirname(file.image) for file in found})
+        items = packed_items(Item(_relative(file.image, root), file.split) for file in found)
     else:
-        items = [
-            Item(name, split_of_folders(name)) for name in walk_files(root) if is_image_name(name)
-        ]
+        found = filter(is_image_name, walk_files(root))
+        items = packed_items(Item(name, split_of_folders(name)) for name in found)
     if not items:
         raise InputError(
             f"{path}: there are no images in {root}. Labels as shares of the image need the "
@@ -172,7 +176,11 @@ class _PoseCategories:
 
 
 def _task(
-    task: str, content: dict[str, Any], pose: Pose | None, items: list[Item], finder: LabelFinder
+    task: str,
+    content: dict[str, Any],
+    pose: Pose | None,
+    items: Sequence[Item],
+    finder: LabelFinder,
 ) -> tuple[str, str]:
     """What the lines are, and a remark that says so if it was found out."""
     if task != "auto":
@@ -182,9 +190,9 @@ def _task(
     if pose is not None:
         return "pose", f"kpt_shape of {pose.count} keypoints: lines are poses (--task pose)"
     turned = quads = 0
-    labelled = ((item, file) for item in items if (file := finder.find(item.image)))
-    for _, (item, file) in zip(range(FILES_LOOKED_AT), labelled, strict=False):
-        for _, words in label_lines(file):
+    labelled = ((item, label) for item in items if (label := finder.read(item.image)))
+    for _, (item, label) in zip(range(FILES_LOOKED_AT), labelled, strict=False):
+        for _, words in label_lines(*label):
             if len(words) != 9:
                 return "auto", ""
             quads += 1
@@ -307,9 +315,8 @@ def _yaml_root(file: Path, content: dict[str, Any]) -> Path:
 
 def _files_of_yaml(
     yaml_file: Path, root: Path, content: dict[str, Any], notes: Notes
-) -> list[tuple[str, str]]:
+) -> Iterator[Item]:
     """Full paths of the images that train, val and test name, with their split."""
-    found: list[tuple[str, str]] = []
     others = [key for key in content if key not in (*SPLITS, *_SETTINGS)]
     for split in (*SPLITS, *others):
         entries = content.get(split) or []
@@ -328,22 +335,22 @@ def _files_of_yaml(
                     f"or `{split}`, or give the folder by --images."
                 )
             for file in files:
-                if os.path.isfile(file):
-                    found.append((file, split))
+                if isinstance(files, PackedStrings) or os.path.isfile(file):
+                    yield Item(file, split)
                 else:
                     notes.drop("listed image that is not there", f"{entry}: {file}")
-    return found
 
 
-def _files_of_entry(root: Path, entry: str) -> list[str]:
-    """Images of a folder, a list of files or a glob; listed ones may not exist."""
+def _files_of_entry(root: Path, entry: str) -> Sequence[str]:
+    """Images of a folder (packed, for they are many), a list of files or a glob; listed ones may
+    not exist."""
     # Roboflow writes ../train/images and means train/images beside the YAML file; or the folder
     # that it was unpacked to before it, on another machine.
     parts = entry.split("/")
     tails = ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
     for place in (root / entry, root / entry.removeprefix("../"), *(root / t for t in tails)):
         if os.path.isdir(place):
-            return [str(place / name) for name in walk_files(place) if is_image_name(name)]
+            return PackedStrings(f"{place}/{n}" for n in walk_files(place) if is_image_name(n))
         if os.path.isfile(place) and place.suffix == ".txt":
             lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines()]
             return [_listed(line, place.parent, root) for line in lines if line]
@@ -362,17 +369,24 @@ def _listed(line: str, list_folder: Path, root: Path) -> str:
     return str(next((place for place in places if os.path.isfile(place)), places[0]))
 
 
-def _common_root(root: Path, files: list[str]) -> Path:
-    """`root` if all files are in it, else the deepest folder that holds them all."""
+def _common_root(root: Path, folders: set[str]) -> Path:
+    """`root` if all `folders` are in it, else the deepest folder that holds them all."""
     inside = os.path.join(os.path.abspath(root), "")
-    folders = {os.path.dirname(os.path.abspath(file)) for file in files}
+    folders = set(map(os.path.abspath, folders))
     if all((folder + os.sep).startswith(inside) for folder in folders):
         return root
     return Path(os.path.commonpath(folders))
 
 
 def _relative(file: str, root: Path) -> str:
-    return os.path.relpath(file, root).replace(os.sep, "/")
+    folder, _, name = file.rpartition("/")
+    relative = _relative_folder(folder, str(root))
+    return name if relative == "." else f"{relative}/{name}"
+
+
+@lru_cache(maxsize=1000)
+def _relative_folder(folder: str, root: str) -> str:
+    return os.path.relpath(folder, root).replace(os.sep, "/")
 
 
 def _class_names(
@@ -417,11 +431,10 @@ def _names_of_yaml(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return {int(number): str(names[number]) for number in sorted(names, key=int)}
 
 
-def _note_unused_labels(folder: Path, items: list[Item], notes: Notes) -> None:
-    stems = {os.path.splitext(os.path.basename(item.image))[0] for item in items}
+def _note_unused_labels(folder: Path, items: Sequence[Item], notes: Notes) -> None:
+    used = KeyedStrings(Mapped(attrgetter("image"), items), stem)
     for name in walk_files(folder):
-        stem, suffix = os.path.splitext(os.path.basename(name))
-        if suffix != ".txt" or stem in stems:
+        if not name.endswith(".txt") or stem(name) in used:
             continue
         lines = Glimpse(folder / name).head(os.path.basename(name)).splitlines()
         if lines and _looks_like_label(lines[0]):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
-from dataset_tools.formats.base import read_text
+from dataset_tools.files import read_quickly
+from dataset_tools.formats.base import decode_text, read_text
 from dataset_tools.images import image_size
 from dataset_tools.notes import Notes
+from dataset_tools.packed import Mapped, PackedStrings
 from dataset_tools.rle import polygons_box
 from dataset_tools.rotated import quad_annotation
 
@@ -21,12 +23,26 @@ TASKS = ("detect", "segment", "pose", "obb")
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Item:
     """An image (path relative to the image root) and its split."""
 
     image: str
     split: str | None
+
+    def __str__(self) -> str:
+        return f"{self.split or ''}\0{self.image}"
+
+    @classmethod
+    def of(cls, text: str) -> Item:
+        """The item that is this text as `str`."""
+        split, _, image = text.partition("\0")
+        return cls(image, split or None)
+
+
+def packed_items(items: Iterable[Item]) -> Sequence[Item]:
+    """A hundred thousand items in little more memory than their letters."""
+    return Mapped(Item.of, PackedStrings(map(str, items)))
 
 
 def label_of(image: str) -> str:
@@ -61,22 +77,35 @@ class LabelFinder:
 
     def candidates(self, image: str) -> Iterator[str]:
         """Where it may be, the likeliest first."""
-        join = os.path.join
         stem = os.path.splitext(image)[0]
         if self.folder is not None:
-            yield join(self.folder, f"{stem}.txt")
-            yield join(self.folder, f"{stem.rpartition('/')[2]}.txt")
+            yield f"{self.folder}/{stem}.txt"
+            yield f"{self.folder}/{stem.rpartition('/')[2]}.txt"
             return
-        yield join(self.root, label_of(image))
-        yield join(self.root, f"{stem}.txt")
+        yield f"{self.root}/{label_of(image)}"
+        yield f"{self.root}/{stem}.txt"
         # The image root may be an images/ folder itself, with labels/ beside it.
-        yield join(self.root.parent, "labels", f"{stem}.txt")
-        yield join(self.base, "labels", f"{stem}.txt")
-        yield join(self.base, f"{stem}.txt")
+        yield f"{self.root.parent}/labels/{stem}.txt"
+        yield f"{self.base}/labels/{stem}.txt"
+        yield f"{self.base}/{stem}.txt"
 
     def find(self, image: str) -> str | None:
         """The image's label file, if there is one."""
         return next(filter(os.path.isfile, self.candidates(image)), None)
+
+    def read(self, image: str) -> tuple[str, str] | None:
+        """The image's label file and the text in it, if there is one."""
+        for file in self.candidates(image):
+            try:
+                if content := read_quickly(file):
+                    return file, decode_text(content)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                pass
+            if os.path.isfile(file):  # it is empty, or has a fault, which is told here
+                return file, read_text(file)
+        return None
 
 
 @dataclass
@@ -90,15 +119,16 @@ class Reader:
     pose: Pose | None = None
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
-        path = os.path.join(self.root, item.image)
+        path = f"{self.root}/{item.image}"
         width, height = image_size(path)
         image = Image(item.image, width, height, split=item.split, source=path)
-        file = self.finder.find(item.image)
-        if file is None:
+        label = self.finder.read(item.image)
+        if label is None:
             notes.suspect("image without a label file (kept, without objects)", item.image)
         else:
-            for place, words in label_lines(file):
-                image.annotations.append(self._annotation(words, image, place, notes))
+            image.annotations = [
+                self._annotation(words, image, place, notes) for place, words in label_lines(*label)
+            ]
         yield image
 
     def _annotation(self, words: list[str], image: Image, place: str, notes: Notes) -> Annotation:
@@ -161,9 +191,9 @@ class Reader:
         return self.names[number]
 
 
-def label_lines(file: str | Path) -> Iterator[tuple[str, list[str]]]:
+def label_lines(file: str, text: str) -> Iterator[tuple[str, list[str]]]:
     """Place and words of each line that is not empty."""
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
             yield f"{file}:{number}", words
 
@@ -178,7 +208,9 @@ def _boxed(category: str, shares: list[float], image: Image, place: str) -> Anno
     left, right = (cx - width / 2) * image.width, (cx + width / 2) * image.width
     top, bottom = (cy - height / 2) * image.height, (cy + height / 2) * image.height
     attributes: dict[str, Any] = {"score": shares[4]} if len(shares) == 5 else {}
-    return Annotation(category, (left, top, right, bottom), attributes=attributes, source=place)
+    # By position, which takes half the time.
+    box = (left, top, right, bottom)
+    return Annotation(category, box, None, None, False, None, attributes, None, place)
 
 
 def _turned(

@@ -323,8 +323,11 @@ def test_files_read_by_shape_say_what_the_parser_says(tmp_path, origin):
     results = []
     for folder in ("plain", "parsed"):
         notes = Notes()
-        plan = get_format("voc").plan(tmp_path / folder, notes, pixel_origin=origin)
+        (tmp_path / folder).rename(tmp_path / "in")
+        plan = get_format("voc").plan(tmp_path / "in", notes, pixel_origin=origin)
         images = [asdict(image) for item in plan.items for image in plan.read(item, notes)]
-        results.append(repr((images, notes.lines())).replace(folder, ""))
+        results.append((images, notes.lines()))
+        (tmp_path / "in").rename(tmp_path / folder)
     assert results[0] == results[1]
-    assert "object without a name" in results[0] and "box of no area" in results[0]
+    told = " ".join(results[0][1])
+    assert "object without a name" in told and "box of no area" in told
