@@ -8,7 +8,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from dataset_tools.boxes import box_iou
-from seriatim.gates.context import Context, Record, objects_of
+from seriatim.data.image import read_labels
+from seriatim.gates.context import Context, Record, is_upright, objects_of
 from seriatim.gates.samples import Sample
 from seriatim.gates.verdict import Cause, Finding
 
@@ -17,6 +18,7 @@ BOX_TOLERANCE = 2.5  # px of the input
 SURE_SHARE = 0.7
 BAD_SHARE = 0.1  # of the objects, above which it is no rounding
 MASK_IOU = 0.7
+LABELS_ALIKE = 0.9  # share of the pixels; at the edges two ways of resampling differ
 
 
 def mirror_of(context: Context) -> np.ndarray | None:
@@ -36,6 +38,7 @@ class Tally:
     def __init__(self) -> None:
         self.objects = self.missing = self.strange = self.classes = 0
         self.masks = self.bad_masks = self.points = self.bad_points = self.swapped_points = 0
+        self.label_images = self.bad_label_images = 0
         self.place = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,6 +94,18 @@ class Tally:
                     ],
                 )
             )
+        if self.bad_label_images >= max(1, BAD_SHARE * self.label_images):
+            found.append(
+                Finding(
+                    f"{self.bad_label_images} of {self.label_images} label images are not what the"
+                    " transforms make of their files.",
+                    f"at least {LABELS_ALIKE:.0%} of the pixels alike.",
+                    [
+                        Cause("labels are not moved with the image", "build_mapper"),
+                        Cause("the mapper maps label numbers wrongly", "build_mapper"),
+                    ],
+                )
+            )
         if self.bad_points >= max(1, BAD_SHARE * self.points):
             flip = Cause(
                 "left and right keypoints are not exchanged on a flip", "keypoint_flip_map"
@@ -110,10 +125,11 @@ class Tally:
 def compare_objects(sample: Sample, tally: Tally, mirror: np.ndarray | None, tight: bool) -> None:
     """Match the boxes of an input with those that its transforms make of the file's."""
     transforms, truth = sample.transforms, sample.truth
+    if not is_upright(truth.gt_boxes):
+        _compare_rotated(sample, tally)
+        return
     height, width = sample.item["image"].shape[-2:]
     annotations = [a for a in objects_of(sample.record) if len(a["bbox"]) == 4]
-    if truth.gt_boxes.tensor.shape[1] != 4:
-        return
     boxes = np.array(
         [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     ).reshape(-1, 4)
@@ -140,6 +156,46 @@ def compare_objects(sample: Sample, tally: Tally, mirror: np.ndarray | None, tig
     tally.strange += len(free)
     if free:
         tally.place = tally.place or str(sample.record["file_name"])
+
+
+def _compare_rotated(sample: Sample, tally: Tally) -> None:
+    """Corners of rotated boxes against where the transforms take the corners of the file's."""
+    height, width = sample.item["image"].shape[-2:]
+    truth = sample.truth
+    got = [corners(box) for box in truth.gt_boxes.tensor.double().numpy()]
+    free = set(range(len(got)))
+    for annotation in objects_of(sample.record):
+        tally.objects += 1
+        wanted = np.asarray(sample.transforms.apply_coords(corners(np.array(annotation["bbox"]))))
+        gaps = {i: np.linalg.norm(wanted[:, None] - got[i][None], axis=2) for i in free}
+        # Each corner has one near it: in which order they come says nothing.
+        near = [i for i, gap in gaps.items() if gap.min(1).max() <= BOX_TOLERANCE]
+        if near:
+            free.discard(near[0])
+            tally.classes += int(truth.gt_classes[near[0]] != annotation["category_id"])
+        elif (wanted > 0).all() and (wanted < (width, height)).all():
+            tally.missing += 1
+            tally.place = tally.place or str(sample.record["file_name"])
+    tally.strange += len(free)
+
+
+def corners(box: np.ndarray) -> np.ndarray:
+    """(4, 2) XY of a box (centre x, centre y, width, height, degrees counter-clockwise)."""
+    x, y, width, height, angle = box
+    along, across = np.array([-1, 1, 1, -1]) * width / 2, np.array([-1, -1, 1, 1]) * height / 2
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return np.stack([x + cos * along + sin * across, y - sin * along + cos * across], axis=1)
+
+
+def compare_labels(sample: Sample, tally: Tally) -> None:
+    """The label image of an input against what its transforms make of the file's."""
+    file = read_labels(sample.record["sem_seg_file_name"])
+    file = file if file.ndim == 2 else file[:, :, 0]
+    wanted = np.asarray(sample.transforms.apply_segmentation(file.copy()))
+    got = sample.item["sem_seg"].numpy()
+    tally.label_images += 1
+    alike = got.shape == wanted.shape and (got == wanted).mean() >= LABELS_ALIKE
+    tally.bad_label_images += not alike
 
 
 def _nearest(box: np.ndarray, got: np.ndarray, free: set[int], tight: bool) -> int | None:

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -220,6 +221,11 @@ class Context:
 
 # Metadata that speaks of files which the gates' own datasets do not have.
 _OF_FILES = ("name", "json_file", "image_root", "panoptic_json", "panoptic_root")
+
+
+def is_upright(boxes: Boxes) -> bool:
+    """Whether they are XYXY. (RotatedBoxes are `Boxes` to Python.)"""
+    return boxes.tensor.shape[-1] == 4
 
 
 def objects_of(record: Record) -> list[Record]:

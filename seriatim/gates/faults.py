@@ -6,20 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 
 
 @dataclass(frozen=True)
 class Fault:
     """A mistake that is often made: `name` and how it changes perfect predictions of an image.
 
-    `change(instances, scale)` gives the changed ones, or None where the mistake changes nothing;
-    `scale` is (x, y) from the image on disk to the network's input.
+    `change(instances, scale, classes)` gives the changed ones, or None where the mistake changes
+    nothing; `scale` is (x, y) from the image on disk to the network's input, `classes` how many
+    there are. `numbers` is how many numbers a box has for the mistake to be possible: 4, 5
+    (rotated), or 0 for any.
     """
 
     name: str
     where: str
     change: Callable[[Instances, tuple[float, float], int], Instances | None]
+    numbers: int = 4
 
 
 def without(instances: Instances, *fields: str) -> Instances:
@@ -29,7 +32,7 @@ def without(instances: Instances, *fields: str) -> Instances:
 
 def _with_boxes(instances: Instances, boxes: torch.Tensor) -> Instances:
     changed = Instances(instances.image_size, **instances.get_fields())
-    changed.pred_boxes = Boxes(boxes)
+    changed.pred_boxes = type(instances.pred_boxes)(boxes)
     return changed
 
 
@@ -62,6 +65,16 @@ def _axes_swapped(instances: Instances, scale: tuple[float, float], classes: int
     return _with_boxes(instances, instances.pred_boxes.tensor[:, [1, 0, 3, 2]])
 
 
+def _turned_back(instances: Instances, scale: tuple[float, float], classes: int) -> Instances:
+    return _with_boxes(
+        instances, instances.pred_boxes.tensor * instances.scores.new_tensor([1, 1, 1, 1, -1])
+    )
+
+
+def _sides_swapped(instances: Instances, scale: tuple[float, float], classes: int) -> Instances:
+    return _with_boxes(instances, instances.pred_boxes.tensor[:, [0, 1, 3, 2, 4]])
+
+
 def _next_class(instances: Instances, scale: tuple[float, float], classes: int) -> Instances | None:
     return _shifted_class(instances, 1, classes)
 
@@ -85,15 +98,19 @@ FAULTS = (
         "class numbers one too high",
         "thing_dataset_id_to_contiguous_id or the label list",
         _next_class,
+        numbers=0,
     ),
     Fault(
         "class numbers one too low",
         "thing_dataset_id_to_contiguous_id or the label list",
         _previous_class,
+        numbers=0,
     ),
     Fault("boxes left at the scale of the network's input", "postprocessing", _not_scaled),
     Fault("boxes scaled back twice", "postprocessing", _scaled_twice),
     Fault("x and y swapped", "the order of height and width", _axes_swapped),
+    Fault("angles of the other sense (clockwise)", "bbox_mode XYWHA_ABS", _turned_back, numbers=5),
+    Fault("width and height swapped", "bbox_mode XYWHA_ABS", _sides_swapped, numbers=5),
 )
 
 _BY_CHANGE = {fault.change: fault for fault in FAULTS}
@@ -108,5 +125,7 @@ OPPOSITES = tuple(
         _scaled_twice,
         _not_scaled,
         _axes_swapped,
+        _turned_back,
+        _sides_swapped,
     )
 )

@@ -11,7 +11,7 @@ import torch
 from fvcore.transforms.transform import TransformList
 from torch import nn
 
-from seriatim.gates.arrivals import Tally, compare_objects, mirror_of
+from seriatim.gates.arrivals import Tally, compare_labels, compare_objects, mirror_of
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context, Record, objects_of
 from seriatim.gates.geometry import coordinate_error
@@ -56,7 +56,7 @@ class InputsGate(Gate):
         self._batches(context)
         if not self.findings:
             self._workers(context, records)
-        return f"{len(samples)} augmented inputs agree with their files, boxes with their labels"
+        return f"{len(samples)} augmented inputs agree with their files, and so do their labels"
 
     def _picture(self, context: Context, samples: list[Sample], folder: Path) -> None:
         tiles = []
@@ -148,6 +148,9 @@ class InputsGate(Gate):
         for sample in samples:
             if sample.transforms is not None and sample.truth is not None:
                 compare_objects(sample, tally, mirror, tight)
+            labelled = "sem_seg_file_name" in sample.record and "sem_seg" in sample.item
+            if sample.transforms is not None and labelled:
+                compare_labels(sample, tally)
         self.numbers["objects"] = tally.as_dict()
         for finding in tally.findings():
             finding.pictures = ["inputs.png"]

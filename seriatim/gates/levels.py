@@ -14,7 +14,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, pairwise_iou
 from torch import nn
 
-from seriatim.gates.context import Batch
+from seriatim.gates.context import Batch, is_upright
 from seriatim.gates.observe import Observation
 from seriatim.gates.verdict import Cause, Finding
 
@@ -102,7 +102,7 @@ def _pooled_grids(model: nn.Module, seen: Observation) -> Iterator[Grid]:
 
 def _fit_of_anchors(batch: Batch, seen: Observation) -> Iterator[Finding]:
     truth = [image["instances"].gt_boxes for image in batch if "instances" in image]
-    if not truth or not all(isinstance(boxes, Boxes) for boxes in truth):
+    if not truth or not all(is_upright(boxes) for boxes in truth):
         return
     objects = Boxes.cat(truth)
     for name, levels in _anchors(seen):

@@ -48,7 +48,10 @@ def watch(model: nn.Module, watched: Callable[[str, nn.Module], bool]) -> Iterat
     outputs: dict[str, Any] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: outputs.setdefault(name, output) and None
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs.setdefault(name, output)
+
+        return hook
 
     handles = [
         module.register_forward_hook(keep(name))

@@ -89,7 +89,8 @@ def map_recorded(context: Context, record: Record, position: int) -> Sample:
     transforms = recorder.transforms if recorder else None
     sizes: dict[int, tuple[int, int]] = {}
     if transforms is not None:
-        image = np.zeros((record["height"], record["width"], 3), np.uint8)
+        height, width = cv2.imread(str(record["file_name"])).shape[:2]
+        image = np.zeros((height, width, 3), np.uint8)
         for transform in transforms.transforms:
             sizes[id(transform)] = image.shape[:2]
             image = np.asarray(transform.apply_image(image))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 
@@ -14,10 +15,12 @@ from seriatim.data.loader import seeded
 from seriatim.gates.context import Context, Record, objects_of
 from seriatim.gates.direct import direct_ap, pasted_mask
 from seriatim.gates.faults import FAULTS, OPPOSITES, Fault, without
+from seriatim.gates.label_truth import LabelTruth
 from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause
 
 MOST_MAPPED = 200  # images that go through the mapper; of the others the record itself is taken
+METRICS = {"sem_seg": "mIoU", "panoptic_seg": "PQ"}  # of tasks that have no AP
 MASK_SIDE = 28  # Mask R-CNN's resolution
 
 
@@ -38,6 +41,7 @@ class Oracle:
         self.perfect: list[Instances] = []
         self._scales: list[tuple[float, float]] = []
         self._sizes: list[torch.Tensor] = []  # of the objects, at the network's input
+        labels: list[torch.Tensor | None] = [None] * len(records)
         mapper = context.train_mapper(augment=False)
         self.mapped = min(len(records), MOST_MAPPED)
         for position, record in enumerate(records):
@@ -45,11 +49,15 @@ class Oracle:
                 with seeded(context.SEED, position):
                     item = mapper(copy.deepcopy(record))
                 self._add_mapped(item, record)
+                labels[position] = item.get("sem_seg")
             else:
                 self._add_record(record)
         names = MetadataCatalog.get(name).get("thing_classes") or ()
         found = (int(i.pred_classes.max()) + 1 for i in self.perfect if len(i))
         self.classes = len(names) or max(found, default=0)
+        self._labels = None
+        if all("sem_seg_file_name" in record for record in records):
+            self._labels = LabelTruth(records, labels, len(MetadataCatalog.get(name).stuff_classes))
         self._evaluator: Any = None
 
     def _add_mapped(self, item: Record, record: Record) -> None:
@@ -120,33 +128,49 @@ class Oracle:
         return masks
 
     def scores(self) -> dict[str, float]:
-        """AP by task of the perfect predictions."""
+        """AP by task of the perfect predictions, and the mIoU of perfect labels as "sem_seg"."""
         return self.evaluate(self.perfect)
 
     def evaluate(self, results: list[Instances]) -> dict[str, float]:
-        """AP by task that the trainer's evaluator gives."""
+        """AP, or mIoU, by task that the trainer's evaluator gives."""
         if self._evaluator is None:
             self._evaluator = self.context.trainer_class.build_evaluator(
                 self.context.variant(), self.name
             )
         evaluator = self._evaluator
         evaluator.reset()
-        for record, instances in zip(self.records, results, strict=True):
+        for number, (record, instances) in enumerate(zip(self.records, results, strict=True)):
             item = {key: record[key] for key in ("image_id", "file_name", "height", "width")}
-            evaluator.process([item], [{"instances": instances}])
+            evaluator.process([item], [self._output(number, instances)])
         with quiet():
             found = evaluator.evaluate() or {}
-        return {task: float(values["AP"]) for task, values in found.items() if "AP" in values}
+        names = {task: METRICS.get(task, "AP") for task in found}
+        return {t: float(v[names[t]]) for t, v in found.items() if names[t] in v}
+
+    def _output(self, number: int, instances: Instances) -> dict[str, Any]:
+        """What a model would give for an image, as far as there is truth for it."""
+        output: dict[str, Any] = {"instances": instances}
+        if self._labels is not None:
+            output["sem_seg"] = self._labels.predicted(number)
+            if instances.has("pred_masks"):
+                labels = output["sem_seg"].argmax(0)
+                output["panoptic_seg"] = combine_semantic_and_instance_outputs(
+                    instances, labels, 0.5, 0, 0.5
+                )
+        return output
 
     def direct(self) -> dict[str, float]:
         """AP by task as pycocotools computes it from the annotation file, around everything that
-        is tested."""
+        is tested; the mIoU of labels likewise."""
         json_file = MetadataCatalog.get(self.name).get("json_file")
-        if not json_file:
-            return {"bbox": 100.0}
-        limit = self.context.cfg.SERIATIM.EVAL.MAX_DETECTIONS
-        tasks = ["bbox", "segm"] if self.masks else ["bbox"]
-        return {task: direct_ap(json_file, task, limit, MASK_SIDE) for task in tasks}
+        expected = {"bbox": 100.0}
+        if json_file:
+            limit = self.context.cfg.SERIATIM.EVAL.MAX_DETECTIONS
+            tasks = ["bbox", "segm"] if self.masks else ["bbox"]
+            expected = {task: direct_ap(json_file, task, limit, MASK_SIDE) for task in tasks}
+        if self._labels is not None:
+            expected["sem_seg"] = self._labels.expected()
+        return expected
 
     def perturbed(self, fault: Fault) -> tuple[list[Instances], bool]:
         """The perfect boxes with `fault`, and whether it touches most of the objects. Masks and
@@ -154,9 +178,9 @@ class Oracle:
         touched = total = 0
         results = []
         for instances, scale in zip(self.perfect, self._all_scales(), strict=True):
-            upright = isinstance(instances.pred_boxes, Boxes)
+            possible = fault.numbers in (0, instances.pred_boxes.tensor.shape[1])
             bare = without(instances, "pred_masks", "pred_keypoints")
-            found = fault.change(bare, scale, self.classes) if upright else None
+            found = fault.change(bare, scale, self.classes) if possible else None
             total += len(bare)
             touched += 0 if found is None else len(bare)
             results.append(bare if found is None else found)

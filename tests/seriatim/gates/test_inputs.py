@@ -6,7 +6,7 @@ from seriatim.data.mapper import SeriatimMapper
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.inputs import InputsGate
 
-from .pipelines import ask, assert_caught, assert_healthy, pipeline
+from .pipelines import KINDS, ask, assert_caught, assert_healthy, pipeline
 from .test_oracle import trainer_with
 
 AUGMENTED = {
@@ -22,13 +22,15 @@ AUGMENTED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "task_aligned", "mask_rcnn", "keypoint_rcnn"])
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"rotated_rcnn"}))
 def test_healthy(tmp_path, kind):
     verdict = ask(InputsGate(), pipeline(tmp_path, kind, **AUGMENTED), tmp_path)
     assert_healthy(verdict)
     tally = verdict.numbers["objects"]
-    assert tally["objects"] > 10
-    assert tally["masks" if kind == "mask_rcnn" else "points"] > 5 or "rcnn" not in kind
+    assert tally["objects"] > 10 or kind == "semantic"
+    assert (tally["masks"] > 5) == (kind in ("mask_rcnn", "panoptic"))
+    assert (tally["points"] > 5) == (kind == "keypoint_rcnn")
+    assert (tally["label_images"] == 8) == (kind in ("semantic", "panoptic"))
     assert (tmp_path / "gate" / "inputs.png").exists()
 
 
@@ -142,3 +144,35 @@ def test_classes_of_another_image(tmp_path):
 
     context = pipeline(tmp_path, "retinanet", trainer_with(Shuffled))
     assert_caught(ask(InputsGate(), context, tmp_path), "class")
+
+
+def test_rotated_boxes(tmp_path):
+    verdict = ask(InputsGate(), pipeline(tmp_path, "rotated_rcnn"), tmp_path)
+    assert_healthy(verdict)
+    assert verdict.numbers["objects"]["objects"] > 10
+
+
+class AngleStays(SeriatimMapper):
+    """A flip that forgets that it turns the angle round."""
+
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["instances"].gt_boxes.tensor[:, 4] = item["instances"].gt_boxes.tensor[:, 4].abs()
+        return item
+
+
+def test_rotated_boxes_whose_angle_does_not_follow(tmp_path):
+    context = pipeline(tmp_path, "rotated_rcnn", trainer_with(AngleStays))
+    assert_caught(ask(InputsGate(), context, tmp_path), "boxes are not moved")
+
+
+class LabelsStay(SeriatimMapper):
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["sem_seg"] = item["sem_seg"].flip(0)
+        return item
+
+
+def test_labels_of_pixels_that_are_not_moved(tmp_path):
+    context = pipeline(tmp_path, "semantic", trainer_with(LabelsStay))
+    assert_caught(ask(InputsGate(), context, tmp_path), "labels are not moved")

@@ -10,7 +10,7 @@ from seriatim.gates.verdict import Status
 from .pipelines import ask, assert_caught, assert_healthy, metadata_changed, pipeline
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn", "keypoint_rcnn"])
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn", "keypoint_rcnn", "rpn", "panoptic"])
 def test_healthy(tmp_path, kind):
     verdict = ask(OracleGate(), pipeline(tmp_path, kind), tmp_path)
     assert_healthy(verdict)
@@ -102,3 +102,65 @@ def test_more_objects_than_detections_count_is_a_warning_with_the_ceiling(tmp_pa
     assert verdict.status is Status.WARN
     assert "DETECTIONS_PER_IMAGE" in str(verdict.findings[0].causes[0])
     assert verdict.numbers["ceiling"]["AP after NMS and limits"] < 90
+
+
+def test_rotated_boxes(tmp_path):
+    verdict = ask(OracleGate(), pipeline(tmp_path, "rotated_rcnn"), tmp_path)
+    assert_healthy(verdict)
+    seen = verdict.numbers["AP under planted faults"]
+    assert seen["angles of the other sense (clockwise)"] < 70
+    assert seen["x and y swapped"] == "does not apply"
+
+
+class TurnedBack(Mapped):
+    def spoil(self, instances):
+        instances.gt_boxes.tensor[:, 4] *= -1
+
+
+def test_rotated_boxes_of_the_other_sense(tmp_path):
+    context = pipeline(tmp_path, "rotated_rcnn", trainer_with(TurnedBack))
+    assert_caught(ask(OracleGate(), context, tmp_path), "other sense")
+
+
+def test_semantic_labels(tmp_path):
+    verdict = ask(OracleGate(), pipeline(tmp_path, "semantic", INPUT__MIN_SIZE_TEST=40), tmp_path)
+    assert_healthy(verdict)
+    expected = verdict.numbers["mIoU computed from the files alone"]
+    assert 80 < expected < 99.9  # the labels were scaled down and up again
+    assert verdict.numbers["mIoU of the ground truth"] == pytest.approx(expected, abs=1)
+
+
+class OtherLabels(SeriatimMapper):
+    def __call__(self, record):
+        item = super().__call__(record)
+        if "sem_seg" in item:
+            item["sem_seg"] = (item["sem_seg"] + 1) % 3
+        return item
+
+
+@pytest.mark.parametrize("kind", ["semantic", "panoptic"])
+def test_semantic_labels_one_too_high(tmp_path, kind):
+    context = pipeline(tmp_path, kind, trainer_with(OtherLabels))
+    verdict = ask(OracleGate(), context, tmp_path)
+    assert verdict.status is Status.FAIL and "mIoU" in verdict.summary
+
+
+class LooksAtNoLabels:
+    """An evaluator that is always content."""
+
+    def reset(self): ...
+
+    def process(self, inputs, outputs): ...
+
+    def evaluate(self):
+        return {"sem_seg": {"mIoU": 100.0}}
+
+
+def test_an_evaluator_of_labels_that_is_always_content(tmp_path):
+    class Content(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            return LooksAtNoLabels()
+
+    context = pipeline(tmp_path, "semantic", Content)
+    assert_caught(ask(OracleGate(), context, tmp_path), "does not look at the labels")
