@@ -9,12 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from dataset_tools.coco import Annotation, annotation_box, load_coco, write_coco
+from dataset_tools.coco import (
+    Annotation,
+    annotation_area,
+    annotation_box,
+    load_coco,
+    write_coco,
+)
 from dataset_tools.convert import convert_dataset
 from dataset_tools.export import export_dataset
 from dataset_tools.images import is_image_name
+from dataset_tools.instance_map import segmentation_mask
+from dataset_tools.rle import decode_mask, encode_mask
 from seriatim.testing.shapes import make_shapes
 from tests.dataset_tools.makers import picture, text
 
@@ -163,6 +172,51 @@ def test_yolo(coco, tmp_path, task):
     read = peer.from_yolo_v5 if task == "detect" else peer.from_yolo_seg
     theirs = read(labels, image_folder=photos, image_extension=suffix)
     assert_same(found, of_globox(theirs, names))
+
+
+def test_masks(coco, tmp_path):
+    """The pixels of RLEs are the same. Polygons are COCO's by definition, and drawn as pycocotools
+    does it (`annToMask`); supervision fills them by OpenCV, and so adds pixels along the edges."""
+    supervision = pytest.importorskip("supervision")
+    from pycocotools.coco import COCO
+
+    export_dataset("coco", {"a": coco}, tmp_path / "in", images=coco.parent / "images")
+    reference = COCO(str(tmp_path / "in/annotations/instances_a.json"))
+    drawn = load_coco(coco)
+    for image in drawn.images:
+        for annotation in image.annotations:
+            mask = segmentation_mask(annotation.segmentation, image.height, image.width)
+            annotation.segmentation = encode_mask(mask)
+            annotation.bbox = annotation.area = None
+    write_coco(coco.parent / "rle.json", drawn.images, drawn.categories, {})
+    photos = str(coco.parent / "images")
+    theirs = supervision.DetectionDataset.from_coco(
+        photos, str(coco.parent / "rle.json"), force_masks=True
+    )
+    outlines = supervision.DetectionDataset.from_coco(photos, str(coco), force_masks=True)
+    added = []
+    for image in reference.dataset["images"]:
+        path = str(coco.parent / "images" / Path(image["file_name"]).name)
+        entries = reference.imgToAnns[image["id"]]
+        if not entries:
+            continue
+        masks = [reference.annToMask(entry).astype(bool) for entry in entries]
+        for entry, ours in zip(_by_name(drawn, path).annotations, masks, strict=True):
+            assert (decode_mask(entry.segmentation) == ours).all()
+            assert annotation_area(entry) == ours.sum()
+            rows, columns = np.nonzero(ours)
+            edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert annotation_box(entry) == edges
+        assert (theirs.annotations[path].mask == np.array(masks)).all()
+        added += [
+            (filled & ~ours).sum() - (ours & ~filled).sum()
+            for ours, filled in zip(masks, outlines.annotations[path].mask, strict=True)
+        ]
+    assert min(added) >= 0 and sum(added) > 0
+
+
+def _by_name(dataset, path):
+    return next(i for i in dataset.images if Path(i.file_name).name == Path(path).name)
 
 
 def test_labelme(boxes, tmp_path):
