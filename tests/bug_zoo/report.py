@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.bug_zoo.registry import HELD_OUT, TUNING, Bug
+from tests.bug_zoo.registry import GROUPS, Bug
 from tests.bug_zoo.runner import ROOT, Result
 
 PAGE: Path = ROOT / "docs" / "bug_zoo.md"
@@ -79,7 +79,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         return case.name, _gate(result), "", f"{result.seconds:.0f}", "", "healthy"
     told = "" if watching is None else ("noticed" if watching.notices else "not noticed")
     right = ("yes" if result.outcome["right"] else "no") if result.caught else ""
-    return case.name, _gate(result), right, f"{result.seconds:.0f}", told, case.half
+    return case.name, _gate(result), right, f"{result.seconds:.0f}", told, case.group
 
 
 def _gate(result: Result) -> str:
@@ -96,8 +96,8 @@ def _scores(results: Sequence[Result]) -> list[tuple[str, str]]:
     sound = [r for r in results if not isinstance(r.case, Bug)]
     watched = [r for r in planted if r.watching is not None]
     rows = []
-    for half in (TUNING, HELD_OUT):
-        mine = [r for r in planted if r.case.half == half]
+    for half in GROUPS:
+        mine = [r for r in planted if r.case.group == half]
         rows.append((f"caught, {half} half", _share(r.caught for r in mine)))
         rows.append(
             (f"caught for the right reason, {half} half", _share(r.outcome["right"] for r in mine))

@@ -10,20 +10,22 @@ import multiprocessing
 import os
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataset_tools.files import write_json
-from tests.bug_zoo.pipeline import ask_gates, final_loss
+from tests.bug_zoo.pipeline import FAST, SLOW, ask_gates, final_loss
 from tests.bug_zoo.registry import Bug, Case, bugs, healthy, module_of
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "bug_zoo"
+# What the gates said of each bug when they saw it first. Written once, never overwritten.
+FIRST_RUN = Path(__file__).with_name("first_run.json")
 TIMEOUT = 300  # s of a process; a case is meant to take less than 20 on a machine that is not busy
 SEEDS = (1, 2, 3)
 # The healthy runs' spread: where 95 of 100 further healthy runs would end (Student's t for 3 runs).
@@ -45,15 +47,26 @@ class Watching:
 
 @dataclass(frozen=True)
 class Result:
-    """A case and what was found; `watching` is None where it was not asked for."""
+    """A case and what was found.
+
+    Attributes:
+        outcome: an `Outcome` in JSON's types.
+        watching: None where it was not asked for.
+        first: gate and right of a bug's first run.
+    """
 
     case: Case
     outcome: dict[str, Any]
     watching: Watching | None = None
+    first: dict[str, Any] | None = None
 
     @property
     def caught(self) -> bool:
         return bool(self.outcome["gate"])
+
+    @property
+    def right(self) -> bool:
+        return self.outcome["right"]
 
     @property
     def seconds(self) -> float:
@@ -61,25 +74,55 @@ class Result:
 
 
 def run_cases(
-    cases: Iterable[Case], gates: Sequence[str], *, watch: bool = False, keep: bool = False
-) -> Iterable[Result]:
+    cases: Iterable[Case], *, slow: bool = False, watch: bool = False, keep: bool = False
+) -> Iterator[Result]:
     """The result of each case as it comes, from the cache where nothing it depends on has changed.
 
     Args:
-        gates: names, asked in order until one fails.
+        slow: where no gate of FAST fails, ask those of SLOW too.
         watch: train plainly too, with and without the bug.
         keep: take results from the cache even if the sources have changed since.
     """
     for case in cases:
-        outcome = _remembered(
-            case.name,
-            f"{len(gates)}_gates",
-            partial(ask_gates, case, gates),
-            fingerprint(case),
-            keep,
+        outcome = _ask(case, "fast", FAST, keep)
+        if isinstance(case, Bug):
+            _remember_first(case, outcome)
+        if slow and not outcome["gate"] and not outcome["error"]:
+            outcome = _joined(outcome, _ask(case, "slow", SLOW, keep))
+        planted = isinstance(case, Bug)
+        yield Result(
+            case,
+            outcome,
+            _watch(case, keep) if watch and planted else None,
+            _first_runs().get(case.name) if planted else None,
         )
-        watching = _watch(case, keep) if watch and isinstance(case, Bug) else None
-        yield Result(case, outcome, watching)
+
+
+def _ask(case: Case, task: str, gates: tuple[str, ...], keep: bool) -> dict[str, Any]:
+    return _remembered(case.name, task, partial(ask_gates, case, gates), fingerprint(case), keep)
+
+
+def _joined(fast: dict[str, Any], slow: dict[str, Any]) -> dict[str, Any]:
+    """One outcome of both, of which the second was asked after the first found nothing."""
+    both = {key: fast[key] | slow[key] for key in ("warnings", "seconds")}
+    return slow | both
+
+
+# First runs
+
+
+def _first_runs() -> dict[str, dict[str, Any]]:
+    return json.loads(FIRST_RUN.read_text(encoding="utf-8")) if FIRST_RUN.is_file() else {}
+
+
+def _remember_first(bug: Bug, outcome: dict[str, Any]) -> None:
+    known = _first_runs()
+    if bug.name not in known and not outcome["error"]:
+        known[bug.name] = {key: outcome[key] for key in ("gate", "right")}
+        write_json(FIRST_RUN, known)
+
+
+# Loss watching
 
 
 def _watch(bug: Bug, keep: bool) -> Watching:
@@ -91,9 +134,10 @@ def _watch(bug: Bug, keep: bool) -> Watching:
 
 def _final_loss(bug: Bug, planted: bool, seed: int, keep: bool) -> float:
     """Remembered; the healthy trainings are shared by the bugs of one base."""
-    base = (bug.kind, sorted(bug.base.items()), getattr(bug.draw, "__qualname__", ""))
+    draw = getattr(bug.draw, "__qualname__", "")
+    base = (bug.kind, sorted(bug.base.items()), draw, bug.processes, bug.area == "checkpoint")
     name = bug.name if planted else "base " + hashlib.sha256(repr(base).encode()).hexdigest()[:12]
-    mark = fingerprint(bug) if planted else ""
+    mark = fingerprint(bug, gates=False) if planted else _sources(gates=False)
     answer = _remembered(name, f"loss_{seed}", partial(_trained, bug, planted, seed), mark, keep)
     return math.nan if answer.get("loss") is None else answer["loss"]
 
@@ -101,6 +145,9 @@ def _final_loss(bug: Bug, planted: bool, seed: int, keep: bool) -> float:
 def _trained(bug: Bug, planted: bool, seed: int) -> dict[str, Any]:
     loss = final_loss(bug, planted, seed)
     return {"loss": loss if math.isfinite(loss) else None}
+
+
+# Processes and the cache
 
 
 def _remembered(
@@ -149,16 +196,23 @@ def _broken(error: str) -> dict[str, Any]:
     return {**empty, "error": error, "loss": None}
 
 
-def fingerprint(case: Case) -> str:
-    """Of all sources that the result of a case depends on."""
+def fingerprint(case: Case, gates: bool = True) -> str:
+    """Of all sources that the result of a case depends on; without `gates`, those of a training."""
+    module = importlib.import_module(f"tests.bug_zoo.{module_of(case)}")
+    mark = hashlib.sha256(f"{case.name} {_sources(gates)}".encode())
+    mark.update(Path(module.__file__).read_bytes())
+    return mark.hexdigest()[:16]
+
+
+@cache
+def _sources(gates: bool) -> str:
     files = sorted((ROOT / "seriatim").rglob("*.py"))
     files += [Path(__file__).with_name("pipeline.py"), Path(__file__).with_name("registry.py")]
-    module = importlib.import_module(f"tests.bug_zoo.{module_of(case)}")
-    files.append(Path(module.__file__))
-    mark = hashlib.sha256(case.name.encode())
+    mark = hashlib.sha256()
     for file in files:
-        mark.update(file.read_bytes())
-    return mark.hexdigest()[:16]
+        if gates or "gates" not in file.relative_to(ROOT).parts:
+            mark.update(file.read_bytes())
+    return mark.hexdigest()
 
 
 def all_cases() -> list[Case]:
