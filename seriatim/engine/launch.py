@@ -178,14 +178,14 @@ def _join(
         timeout=TIMEOUT,
     )
     try:
-        _create_local_group(local_size)
+        create_local_group(local_size)
         dist.barrier()
         return main(*args) or 0
     finally:
         dist.destroy_process_group()
 
 
-def _create_local_group(local_size: int) -> None:
+def create_local_group(local_size: int) -> None:
     """Tell Detectron2's comm which processes share this machine.
 
     Upstream has `create_local_process_group` for it. In v0.6 the variable has no setter:

@@ -27,7 +27,7 @@ def start(args: argparse.Namespace) -> int:
         from seriatim.engine.lazy import main as body
     else:
         body = main
-        if _several_processes(args):
+        if _processes(args) > 1:
             _gates_before_processes(args)
     return launch(
         body,
@@ -64,8 +64,8 @@ def main(args: argparse.Namespace) -> int:
     return train(cfg, args)
 
 
-def _several_processes(args: argparse.Namespace) -> bool:
-    return max(args.num_gpus, args.num_processes or 1, args.num_machines) > 1
+def _processes(args: argparse.Namespace) -> int:
+    return (args.num_processes or args.num_gpus) * args.num_machines
 
 
 def _gates_before_processes(args: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def _gates_before_processes(args: argparse.Namespace) -> None:
     from seriatim.engine.setup import setup
     from seriatim.gates.entry import pass_gates
 
-    pass_gates(setup(args), args.gates)
+    pass_gates(setup(args), args.gates, processes=_processes(args))
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ class Context:
     Args:
         cfg: resolved and frozen, as `seriatim.engine.setup.setup` gives it.
         trainer_class: the trainer whose `build_*` methods make the parts.
+        processes: that will train together.
 
     Attributes:
         plain: the config as it was given.
@@ -46,13 +47,16 @@ class Context:
 
     SEED = 7  # of everything random in a gate: a verdict must not depend on luck
 
-    def __init__(self, cfg: CfgNode, trainer_class: type[Trainer] | None = None) -> None:
+    def __init__(
+        self, cfg: CfgNode, trainer_class: type[Trainer] | None = None, processes: int = 1
+    ) -> None:
         if trainer_class is None:
             from seriatim.engine.trainer import Trainer as trainer_class  # noqa: N813
         self.plain = cfg
         self.reads = Reads()
         self.cfg = NotingConfig.of(cfg, self.reads)
         self.trainer_class = trainer_class
+        self.processes = processes
 
     # Nothing is left behind
 

@@ -11,7 +11,12 @@ from seriatim.gates.terminal import GateList
 
 
 def pass_gates(
-    cfg: CfgNode, names: str, *, trainer_class: type | None = None, fresh: bool = False
+    cfg: CfgNode,
+    names: str,
+    *,
+    trainer_class: type | None = None,
+    processes: int = 1,
+    fresh: bool = False,
 ) -> None:
     """Ask the gates of `names` with their list on the terminal.
 
@@ -23,5 +28,12 @@ def pass_gates(
     if not chosen:
         return
     with GateList(chosen) as listener:
-        verdicts = run(cfg, chosen, trainer_class=trainer_class, fresh=fresh, listener=listener)
+        verdicts = run(
+            cfg,
+            chosen,
+            trainer_class=trainer_class,
+            processes=processes,
+            fresh=fresh,
+            listener=listener,
+        )
     require(verdicts, Path(cfg.OUTPUT_DIR) / "gates")

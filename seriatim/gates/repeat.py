@@ -16,6 +16,7 @@ from torch import nn
 
 from seriatim.engine.state import plain_numbers, preserve_rng, seed_everything
 from seriatim.engine.trainer import Trainer
+from seriatim.gates import processes
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
 from seriatim.gates.verdict import Cause, Finding
@@ -41,6 +42,8 @@ class RepeatGate(Gate):
             if not self.findings:
                 self._compare_resumed(context, _short(context, f"{scratch}/broken"), straight)
             self._check_evaluation(context, straight.trainer)
+            if context.processes > 1 and not self.findings:
+                self.findings += processes.findings(context)
         return (
             f"{STEPS} steps twice, and resumed after {BROKEN_AFTER}, are the same to the last bit;"
             " so is the evaluation"

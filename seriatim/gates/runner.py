@@ -70,6 +70,7 @@ def run(
     only: str | Sequence[str] = "fast",
     *,
     trainer_class: type | None = None,
+    processes: int = 1,
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> list[Verdict]:
@@ -82,6 +83,8 @@ def run(
         cfg: resolved and frozen, as `seriatim.engine.setup.setup` gives it.
         only: "all", "fast", "off" or names.
         trainer_class: makes the parts; default `seriatim.engine.trainer.Trainer`.
+        processes: that will train together; with more than one, gate repeat asks whether two give
+            what one gives.
         fresh: ask again even where nothing has changed since the last verdict.
         listener: is told when a gate starts and ends.
 
@@ -90,9 +93,10 @@ def run(
     """
     from seriatim.gates.report import write_report
 
-    context = Context(cfg, trainer_class)
+    context = Context(cfg, trainer_class, processes)
     root = Path(cfg.OUTPUT_DIR) / "gates"
-    memory = Memory(root / "gates.json", cfg, fingerprint(cfg, context.trainer_class))
+    mark = fingerprint(cfg, context.trainer_class) + (" together" if processes > 1 else "")
+    memory = Memory(root / "gates.json", cfg, mark)
     verdicts: list[Verdict] = []
     for name in choose(only):
         gate = make_gate(name)

@@ -194,8 +194,8 @@ class ZeroGradTooLate(Trainer):
         super().__init__(cfg)
         finish = self._trainer._finish_gradients
 
-        def forget(batches):
-            norm = finish(batches)
+        def forget():
+            norm = finish()
             self.optimizer.zero_grad()
             return norm
 

@@ -67,6 +67,7 @@ def build(case: Case, folder: Path, planted: bool = True) -> Context:
     changes = {**case.base, **(bug.changes if bug else {})}
     trainer = case.trainer if planted or not isinstance(case, Bug) else None
     context = pipeline(folder, case.kind, trainer, **changes)
+    context.processes = case.processes
     if bug and bug.catalog:
         bug.catalog(context.cfg)
     return context

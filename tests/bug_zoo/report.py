@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from seriatim.gates.runner import ORDER
 from tests.bug_zoo.registry import GROUPS, Bug
 from tests.bug_zoo.runner import ROOT, Result
 
@@ -17,21 +18,26 @@ _HEADER = """\
 
 *Written by `make zoo`; do not edit.*
 
-Silent bugs are planted, one at a time, into healthy pipelines on drawn shapes (64 to 128 px, tiny
-backbones). The gates are asked in their order until one fails. A bug counts as **caught for the
-right reason** only if one of the first two causes that the failing gate names is the planted one.
-Loss watching, for comparison, trains the same steps with three healthy seeds and once with the bug:
-it notices the bug if the final loss lies outside of where 95 of 100 healthy runs would end.
+Silent bugs are planted, one at a time, into healthy pipelines on drawn shapes (48 to 128 px, tiny
+backbones). The gates are asked in their order until one fails: first those that do not train, then
+(`ARGS="--gates all"`) blind, overfit1 and overfit10. A bug counts as **caught for the right
+reason** only if one of the first two causes that the failing gate names is the planted one. A warning does
+not count. Loss watching, for comparison, trains 40 steps with three healthy seeds and once with the
+bug: it notices the bug if the final loss lies outside of where 95 of 100 healthy runs would end. A
+bug of checkpoints is watched over a run that is broken off and resumed.
 
-Which half a bug belongs to follows from a hash of its name. Gates were mended after misses in both
-halves had been seen, so the second is not a clean test; only new bugs would be. The sources are in
-`tests/bug_zoo/`.
+There are three groups. *Tuning*: thresholds may be set on it. *Held out*: by a hash of the name;
+but gates were mended after misses in it had been seen, so it is no clean test. *Held out, new*:
+written and committed before any gate was run on it, many after threads of public projects. Its
+**first run** is the clean test. After it the gates were mended once more, and then it is one more
+group that they were made with. First runs are written down once, in `tests/bug_zoo/first_run.json`,
+and never overwritten. The sources are in `tests/bug_zoo/`.
 """
 
 
 def table(results: Sequence[Result]) -> Table:
     """One line a case."""
-    grid = Table("case", "gate", "right cause", "s", "loss watching", "half")
+    grid = Table("case", "gate", "right cause", "s", "loss watching", "first run", "group")
     for result in results:
         grid.add_row(*_cells(result))
     return grid
@@ -39,25 +45,60 @@ def table(results: Sequence[Result]) -> Table:
 
 def summary(results: Sequence[Result]) -> str:
     """The score in a few lines."""
-    return "\n".join(f"{name}: {value}" for name, value in _scores(results))
+    return "\n".join(f"{' '.join(row)}" for row in _scores(results))
 
 
 def markdown(results: Sequence[Result]) -> str:
     """The page."""
-    sections = [_HEADER, "## Score\n", _grid(("", ""), _scores(results))]
-    sections += ["## By gate\n", _grid(("gate", "bugs it caught"), _by_gate(results))]
-    for title, wanted in (("Bugs", True), ("Healthy pipelines", False)):
-        chosen = [r for r in results if isinstance(r.case, Bug) is wanted]
-        sections += [f"## {title}\n"]
-        if wanted:
-            head = ("bug", "area", "gate", "right cause", "s", "loss watching", "half", "seen in")
-            rows = [_bug_row(r) for r in chosen]
-        else:
-            head = ("pipeline", "what", "false alarm", "s")
-            rows = [(r.case.name, r.case.what, _gate(r), f"{r.seconds:.0f}") for r in chosen]
-        sections.append(_grid(head, rows))
-    sections += ["## What each bug is\n", *(_told(r) for r in results if isinstance(r.case, Bug))]
+    bugs = [r for r in results if isinstance(r.case, Bug)]
+    sound = [r for r in results if not isinstance(r.case, Bug)]
+    head = ("", "bugs", "first run: caught", "right reason", "now: caught", "right reason")
+    sections = [
+        _HEADER,
+        "## Score\n",
+        _grid((*head, "noticed by loss watching"), _scores(results)),
+        f"False alarms on healthy pipelines: **{_share(r.caught for r in sound)}**.\n",
+        *_staleness(results),
+        "## By gate\n",
+        _grid(("gate", "bugs it caught", "for the right reason"), _by_gate(bugs)),
+        "## By area\n",
+        _grid(("area", "bugs", "caught", "right reason", "loss watching"), _by_area(bugs)),
+        "## Missed\n",
+        "\n".join(_missed(bugs)) + "\n",
+        "## Bugs\n",
+        _grid(
+            (
+                "bug",
+                "area",
+                "gate",
+                "right cause",
+                "s",
+                "loss watching",
+                "first run",
+                "group",
+                "seen in",
+            ),
+            [_bug_row(r) for r in bugs],
+        ),
+        "## Healthy pipelines\n",
+        _grid(
+            ("pipeline", "what", "false alarm", "s"),
+            [(r.case.name, r.case.what, _gate(r), f"{r.seconds:.0f}") for r in sound],
+        ),
+        "## What each bug is\n",
+        *(_told(r) for r in bugs),
+    ]
     return "\n".join(sections).rstrip() + "\n"
+
+
+def _staleness(results: Sequence[Result]) -> list[str]:
+    older = sum(r.stale for r in results)
+    if not older:
+        return []
+    return [
+        f"{older} of {len(results)} results are older than the last change of the gates' sources"
+        " (`ARGS=--keep`): what had been caught was not asked again after every mend.\n"
+    ]
 
 
 def _told(result: Result) -> str:
@@ -68,18 +109,32 @@ def _told(result: Result) -> str:
     return f"- **{bug.name}** ({bug.kind}): {bug.what}{said}"
 
 
+def _missed(bugs: Sequence[Result]) -> list[str]:
+    """The bugs that no gate fails on, and what was warned of."""
+    lines = []
+    for result in bugs:
+        if not result.caught:
+            warned = [f"{gate} warns: {text}" for gate, text in result.outcome["warnings"].items()]
+            told = f" *{' '.join(warned)}*" if warned else ""
+            lines.append(f"- **{result.case.name}** ({result.case.area}): {result.case.what}{told}")
+    return lines or ["None."]
+
+
 def _bug_row(result: Result) -> tuple[str, ...]:
-    name, gate, right, seconds, watching, half = _cells(result)
-    return name, result.case.area, gate, right, seconds, watching, half, ", ".join(result.case.seen)
+    name, *rest = _cells(result)
+    return name, result.case.area, *rest, ", ".join(result.case.seen)
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    case, watching = result.case, result.watching
+    """case, gate, right cause, s, loss watching, first run, group."""
+    case, watching, first = result.case, result.watching, result.first
+    seconds = f"{result.seconds:.0f}"
     if not isinstance(case, Bug):
-        return case.name, _gate(result), "", f"{result.seconds:.0f}", "", "healthy"
+        return case.name, _gate(result), "", seconds, "", "", "healthy"
     told = "" if watching is None else ("noticed" if watching.notices else "not noticed")
-    right = ("yes" if result.outcome["right"] else "no") if result.caught else ""
-    return case.name, _gate(result), right, f"{result.seconds:.0f}", told, case.group
+    right = ("yes" if result.right else "no") if result.caught else ""
+    before = "" if first is None else first["gate"] or "—"
+    return case.name, _gate(result), right, seconds, told, before, case.group
 
 
 def _gate(result: Result) -> str:
@@ -91,26 +146,52 @@ def _gate(result: Result) -> str:
     return "— (warned: " + ", ".join(outcome["warnings"]) + ")"
 
 
-def _scores(results: Sequence[Result]) -> list[tuple[str, str]]:
+def _scores(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """A line a group, and one for all; in the columns that `markdown` names."""
     planted = [r for r in results if isinstance(r.case, Bug)]
-    sound = [r for r in results if not isinstance(r.case, Bug)]
-    watched = [r for r in planted if r.watching is not None]
+    rows = [
+        _score(group, [r for r in planted if r.case.group == group])
+        for group in GROUPS
+        if any(r.case.group == group for r in planted)
+    ]
+    return [*rows, _score("all", planted)] if len(rows) > 1 else rows
+
+
+def _score(name: str, bugs: Sequence[Result]) -> tuple[str, ...]:
+    first = [r.first for r in bugs if r.first is not None]
+    watched = [r.watching.notices for r in bugs if r.watching is not None]
+    return (
+        name,
+        str(len(bugs)),
+        _share(bool(f["gate"]) for f in first),
+        _share(f["right"] for f in first),
+        _share(r.caught for r in bugs),
+        _share(r.right for r in bugs),
+        _share(watched) if watched else "",
+    )
+
+
+def _by_gate(bugs: Sequence[Result]) -> list[tuple[str, str, str]]:
+    caught = Counter(r.outcome["gate"] for r in bugs if r.caught)
+    right = Counter(r.outcome["gate"] for r in bugs if r.right)
+    return [(g, str(caught[g]), str(right[g])) for g in (*ORDER, "refused") if caught[g]]
+
+
+def _by_area(bugs: Sequence[Result]) -> list[tuple[str, ...]]:
     rows = []
-    for half in GROUPS:
-        mine = [r for r in planted if r.case.group == half]
-        rows.append((f"caught, {half} half", _share(r.caught for r in mine)))
+    for area in dict.fromkeys(r.case.area for r in bugs):
+        mine = [r for r in bugs if r.case.area == area]
+        watched = [r.watching.notices for r in mine if r.watching is not None]
         rows.append(
-            (f"caught for the right reason, {half} half", _share(r.outcome["right"] for r in mine))
+            (
+                area,
+                str(len(mine)),
+                str(sum(r.caught for r in mine)),
+                str(sum(r.right for r in mine)),
+                _share(watched) if watched else "",
+            )
         )
-    if watched:
-        rows.append(("noticed by watching the loss", _share(r.watching.notices for r in watched)))
-    rows.append(("false alarms on healthy pipelines", _share(r.caught for r in sound)))
     return rows
-
-
-def _by_gate(results: Sequence[Result]) -> list[tuple[str, str]]:
-    caught = Counter(r.outcome["gate"] for r in results if isinstance(r.case, Bug) and r.caught)
-    return [(gate, str(count)) for gate, count in caught.most_common()]
 
 
 def _share(values: Iterable[bool]) -> str:

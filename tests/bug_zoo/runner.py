@@ -53,12 +53,14 @@ class Result:
         outcome: an `Outcome` in JSON's types.
         watching: None where it was not asked for.
         first: gate and right of a bug's first run.
+        stale: the outcome is from the cache, and what it depends on has changed since.
     """
 
     case: Case
     outcome: dict[str, Any]
     watching: Watching | None = None
     first: dict[str, Any] | None = None
+    stale: bool = False
 
     @property
     def caught(self) -> bool:
@@ -95,6 +97,7 @@ def run_cases(
             outcome,
             _watch(case, keep) if watch and planted else None,
             _first_runs().get(case.name) if planted else None,
+            keep and _mark_of(case, "fast") != fingerprint(case),
         )
 
 
@@ -154,7 +157,7 @@ def _remembered(
     name: str, task: str, work: Callable[[], dict[str, Any]], mark: str, keep: bool
 ) -> dict[str, Any]:
     """The answer of `work`, from the cache if it was given under the same `mark`."""
-    path = CACHE / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.{task}.json"
+    path = _path(name, task)
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         if keep or found["mark"] == mark:
@@ -163,6 +166,14 @@ def _remembered(
     CACHE.mkdir(parents=True, exist_ok=True)
     write_json(path, {"mark": mark, "answer": answer})
     return answer
+
+
+def _path(name: str, task: str) -> Path:
+    return CACHE / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.{task}.json"
+
+
+def _mark_of(case: Case, task: str) -> str:
+    return json.loads(_path(case.name, task).read_text(encoding="utf-8"))["mark"]
 
 
 def _in_process(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from seriatim.gates.runner import ORDER
+from tests.bug_zoo import runner
 from tests.bug_zoo.pipeline import FAST, ask_gates
 from tests.bug_zoo.registry import bugs, healthy
 from tests.bug_zoo.report import PAGE, markdown
@@ -39,15 +40,33 @@ def test_every_bug_is_documented():
 def test_page_of_results():
     bug = next(iter(bugs().values()))
     right = {"gate": "data", "cause": "a | b", "right": True, "warnings": {}, "error": ""}
+    first = {"gate": "", "right": False}
     results = [
-        Result(bug, {**right, "seconds": {"data": 1.4}}, Watching(1.0, 0.9, 1.1)),
+        Result(bug, {**right, "seconds": {"data": 1.4}}, Watching(1.0, 0.9, 1.1), first),
         Result(healthy()["RetinaNet"], {**right, "gate": "", "seconds": {"data": 2.0}}),
     ]
     page = markdown(results)
-    row = f"| {bug.name} | {bug.area} | data | yes | 1 | not noticed | {bug.half} |"
+    row = f"| {bug.name} | {bug.area} | data | yes | 1 | not noticed | — | {bug.group} |"
     assert row in page
-    assert f"| caught for the right reason, {bug.half} half | 1 of 1 |" in page
-    assert "| false alarms on healthy pipelines | 0 of 1 |" in page
+    score = f"| {bug.group} | 1 | 0 of 1 | 0 of 1 | 1 of 1 | 1 of 1 | 0 of 1 |"
+    assert score in page
+    assert "False alarms on healthy pipelines: **0 of 1**." in page
+    assert "None." in page.split("## Missed")[1].split("##")[0]
+
+
+def test_a_missed_bug_is_named_with_what_was_warned_of():
+    bug = next(iter(bugs().values()))
+    missed = {"gate": "", "cause": "", "right": False, "seconds": {}, "error": ""}
+    page = markdown([Result(bug, {**missed, "warnings": {"data": "two boxes differ"}})])
+    assert f"- **{bug.name}** ({bug.area}): {bug.what} *data warns: two boxes differ*" in page
+
+
+def test_a_first_run_is_never_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "FIRST_RUN", tmp_path / "first_run.json")
+    bug = next(iter(bugs().values()))
+    runner._remember_first(bug, {"gate": "", "right": False, "error": ""})
+    runner._remember_first(bug, {"gate": "data", "right": True, "error": ""})
+    assert runner._first_runs() == {bug.name: {"gate": "", "right": False}}
 
 
 def test_the_page_in_the_documentation_is_whole():
