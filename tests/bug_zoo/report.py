@@ -21,10 +21,10 @@ _HEADER = """\
 Silent bugs are planted, one at a time, into healthy pipelines on drawn shapes (48 to 128 px, tiny
 backbones). The gates are asked in their order until one fails: first those that do not train, then
 (`ARGS="--gates all"`) blind, overfit1 and overfit10. A bug counts as **caught for the right
-reason** only if one of the first two causes that the failing gate names is the planted one. A warning does
-not count. Loss watching, for comparison, trains 40 steps with three healthy seeds and once with the
-bug: it notices the bug if the final loss lies outside of where 95 of 100 healthy runs would end. A
-bug of checkpoints is watched over a run that is broken off and resumed.
+reason** only if one of the first two causes that the failing gate names is the planted one. A
+warning does not count. Loss watching, for comparison, trains 40 steps with three healthy seeds and
+once with the bug: it notices the bug if the final loss lies outside of where 95 of 100 healthy runs
+would end. A bug of checkpoints is watched over a run that is broken off and resumed.
 
 There are three groups. *Tuning*: thresholds may be set on it. *Held out*: by a hash of the name;
 but gates were mended after misses in it had been seen, so it is no clean test. *Held out, new*:
