@@ -240,6 +240,13 @@ class ImageIndex:
         self._by_stem = KeyedStrings(self.paths, _stem_key)
         self._next = 0  # position after the image that was found last
 
+    def __contains__(self, path: str) -> bool:
+        """Whether there is an image of just this path, relative to the root."""
+        if self._next < len(self.paths) and self.paths[self._next] == path:
+            return True
+        positions = self._by_stem.positions(_stem_key(path))
+        return any(self.paths[position] == path for position in positions)
+
     def find(self, name: str, near: str = "") -> str | None:
         """Path relative to the root of the image called `name`; None if there is none.
 

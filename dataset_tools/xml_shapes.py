@@ -18,6 +18,8 @@ _TAG = re.compile(r"(\s*)<(/?)([A-Za-z_][A-Za-z0-9_.-]*)>" + _TEXT)
 _DECLARATION = re.compile(
     r"<\?xml version=[\"']1\.0[\"']( encoding=[\"'](utf|UTF)-8[\"'])?\s*\?>\s*"
 )
+_VALUE = '([^"<&\x00-\x1f\ufffe\uffff]*)'  # in a value a line break means a blank
+_ATTRIBUTE = re.compile(rf'[ \t\r\n]+([A-Za-z_][A-Za-z0-9_.-]*)="{_VALUE}"')
 _MOST_SHAPES = 20
 
 
@@ -79,6 +81,47 @@ class Shapes:
                 self._rows.append(_Row(use, *learned[0]))
                 return self.match_rows(text, name)
         return None
+
+
+class AttributeShapes:
+    """As `Shapes`, of elements called `tag` that have attributes, and neither texts nor children;
+    or of their start tags alone.
+
+    `use(names)` is asked once for each shape, with the names of its attributes.
+    """
+
+    def __init__(
+        self, tag: str, use: Callable[[tuple[str, ...]], Any], start_alone: bool = False
+    ) -> None:
+        self._use = use
+        blank, attribute = r"[ \t\r\n]*", _ATTRIBUTE.pattern.replace("(", "(?:")
+        end = ">" if start_alone else rf"(?:/>|>{blank}</{tag}>)"
+        self._element = re.compile(rf"{blank}<{tag}((?:{attribute})*){blank}{end}")
+        self._known: list[_Row] = []
+        self._tried = 0
+
+    def match_rows(self, text: str) -> tuple[Any, list[tuple[str, ...]], int] | None:
+        """As `Shapes.match_rows`: elements that are alike to the last blank."""
+        for row in self._known:
+            found = row.pattern.findall(text)
+            if len(found) * row.length + sum(map(len, chain.from_iterable(found))) == len(text):
+                return row.use, found, row.lines
+        first = self._element.match(text)
+        if first is None or self._tried >= _MOST_SHAPES:
+            return None
+        self._tried += 1
+        attributes = list(_ATTRIBUTE.finditer(text, first.start(1), first.end(1)))
+        names = tuple(attribute[1] for attribute in attributes)
+        use = self._use(names) if 1 < len(names) == len(set(names)) else None
+        if use is None:
+            return None
+        starts = [0, *(attribute.end(2) for attribute in attributes)]
+        ends = [*(attribute.start(2) for attribute in attributes), first.end()]
+        pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        pattern = re.compile(_VALUE.join(map(re.escape, pieces)))
+        fixed = "".join(pieces)
+        self._known.append(_Row(use, pattern, len(fixed), fixed.count("\n")))
+        return self.match_rows(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,23 @@ Entities, which make XML a way to read other files or to fill the memory, are re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, Any, NoReturn
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_bytes
 
 DEEPEST = 100
 CHUNK_BYTES = 64 * 1024
+QUICK_BYTES = 256 * 1024
+MOST_QUICK_BYTES = 16 * 1024 * 1024  # without an end tag of those that are looked for
+_BLANKS = " \t\r\n"
+_PLAIN_START = re.compile(
+    rb"(<\?xml version=[\"']1\.0[\"']( encoding=[\"'](utf|UTF)-8[\"'])?\s*\?>)?\s*(?=<\w)"
+)
 
 
 @dataclass(slots=True)
@@ -51,7 +58,7 @@ def parse_xml(path: str | Path, content: bytes | None = None) -> Node:
     """
     chunks = [read_bytes(path) if content is None else content]
     top = Node("", 0)
-    for _ in _parse(path, chunks, top):
+    for _ in _parse(path, chunks, [top]):
         pass
     return top.children[0]
 
@@ -62,26 +69,114 @@ def stream_xml(path: str | Path) -> Iterator[Node]:
     A child is forgotten when the next one is asked for, so that the memory does not grow with the
     file. InputError as from `parse_xml`, but not before the place of the fault is reached.
     """
-    top = Node("", 0)
-    root: Node | None = None
+    open_nodes = [Node("", 0)]
     with open(path, "rb") as file:
-        for open_nodes in _parse(path, iter(lambda: file.read(CHUNK_BYTES), b""), top):
-            if root is None and top.children:
-                root = top.children[0]
-                yield root
-            # The last child may still be open: the top and the root are, besides it.
-            while root is not None and len(root.children) > (len(open_nodes) > 2):
-                yield root.children.pop(0)
+        yield from _stream(path, iter(lambda: file.read(CHUNK_BYTES), b""), open_nodes, [])
 
 
-def _parse(path: str | Path, chunks: Iterable[bytes], top: Node) -> Iterator[list[Node]]:
-    """Put the elements of a file into `top`; after each chunk, and at the end, gives those still
-    open."""
+def stream_xml_quickly(
+    path: str | Path, tag: str, read: Callable[[str, int], Sequence[Any] | None]
+) -> Iterator[Node | Any]:
+    """As `stream_xml`, but children called `tag` are first shown to `read`, as the text before
+    their end tag and the line that they begin in.
+
+    What it returns comes in their place; None if the parser has to read this one. `read` must
+    return that of all that is not certainly a well-formed element without entities.
+    """
+    quick = _Quick(tag, read, [Node("", 0)])
+    with open(path, "rb") as file:
+        yield from _stream(path, quick.unread(file), quick.open_nodes, quick.found)
+
+
+def _stream(
+    path: str | Path, chunks: Iterable[bytes], open_nodes: list[Node], found: list[Any]
+) -> Iterator[Node | Any]:
+    """Children of the root as they get complete; after each chunk what it put into `found`."""
+    top = open_nodes[0]
+    root: Node | None = None
+    for _ in _parse(path, chunks, open_nodes):
+        if root is None and top.children:
+            root = top.children[0]
+            yield root
+        # The last child may still be open: the top and the root are, besides it.
+        while root is not None and len(root.children) > (len(open_nodes) > 2):
+            yield root.children.pop(0)
+        yield from found
+        found.clear()
+
+
+@dataclass
+class _Quick:
+    """Divides a file between a function for its most frequent elements and the parser."""
+
+    tag: str
+    read: Callable[[str, int], Sequence[Any] | None]
+    open_nodes: list[Node]  # the parser's: its state
+    found: list[Any] = field(default_factory=list)  # what was read since the last chunk
+    line: int = 1
+
+    def unread(self, file: IO[bytes]) -> Iterator[bytes]:
+        """Chunks of the file with blank lines for the elements that were read."""
+        end = f"</{self.tag}>".encode()
+        rest = file.read(QUICK_BYTES)
+        if start := _PLAIN_START.match(rest):
+            yield start[0]
+            self.line += start[0].count(b"\n")
+            rest = rest[start.end() :]
+        # Without comments, CDATA and declarations what looks like an element is one. Else, and if
+        # there are none, all is the parser's from here on.
+        while start and b"<!" not in rest and b"<?" not in rest and len(rest) < MOST_QUICK_BYTES:
+            whole, there, after = rest.rpartition(end)
+            if there:
+                try:
+                    text = whole.decode()
+                except UnicodeDecodeError:
+                    break
+                rest = after
+                yield from self._unread_pieces(text)
+            if not (block := file.read(QUICK_BYTES)):
+                break
+            rest += block
+        yield rest
+        yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+
+    def _unread_pieces(self, text: str) -> Iterator[bytes]:
+        """`text` ends before an end tag. What is `found` comes after the chunk that follows."""
+        blank = ""
+        for piece in text.split(f"</{self.tag}>"):
+            before, start, inner = piece.partition(f"<{self.tag} ")
+            is_whole = True
+            if before.strip(_BLANKS):
+                yield blank.encode()
+                yield before.encode()
+                blank = ""
+                is_whole = before.rstrip(_BLANKS).endswith(">") and not before.count('"') % 2
+            else:
+                blank += before
+            self.line += before.count("\n")
+            is_child = is_whole and len(self.open_nodes) == 2
+            results = self.read(start + inner, self.line) if is_child else None
+            lines = inner.count("\n")
+            self.line += lines
+            if results is None:
+                yield blank.encode()
+                yield f"{start}{inner}</{self.tag}>".encode()
+                blank = ""
+            else:
+                self.found += results
+                blank += "\n" * lines
+        yield blank.encode()
+
+
+def _parse(
+    path: str | Path, chunks: Iterable[bytes], open_nodes: list[Node]
+) -> Iterator[list[Node]]:
+    """Put the elements of a file into the last of `open_nodes`; after each chunk, and at the end,
+    gives those still open."""
     from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
 
     parser = ParserCreate()
     parser.buffer_text = True
-    open_nodes = [top]
 
     def start(name: str, attributes: dict[str, str]) -> None:
         line = parser.CurrentLineNumber

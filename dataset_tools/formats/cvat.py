@@ -7,11 +7,10 @@ each subset.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dataset_tools.coco import Image
 from dataset_tools.errors import InputError
@@ -25,12 +24,13 @@ from dataset_tools.formats.cvat_elements import (
     number,
     read_meta,
 )
+from dataset_tools.formats.cvat_quick import QuickImages
 from dataset_tools.formats.cvat_write import write
 from dataset_tools.formats.groups import join_groups
 from dataset_tools.formats.locate import locate
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.notes import Notes
-from dataset_tools.xml_tree import Node, stream_xml
+from dataset_tools.xml_tree import Node, stream_xml_quickly
 
 _ROOT = re.compile(r"<annotations[\s>]")
 
@@ -83,44 +83,51 @@ class _Reader:
     metas: dict[Path, Meta]
 
     def __call__(self, path: Path, notes: Notes) -> Iterator[Image]:
-        meta = self.metas[path]
-        for node in stream_xml(path):
-            if node.tag == "image":
-                image = self._image(node, path, meta, notes)
+        meta, name = self.metas[path], str(path)
+        quick = QuickImages(name, lambda node: self._image(node, name, meta, notes))
+        for node in stream_xml_quickly(path, "image", quick):
+            if isinstance(node, Image):
+                yield node
+            elif node.tag == "image":
+                image = self._image(node, name, meta, notes)
                 if image is not None:
                     yield image
             elif node.tag == "track":
                 notes.drop("track (read as format cvat-video)", f"{path}:{node.line}")
 
-    def _image(self, node: Node, path: Path, meta: Meta, notes: Notes) -> Image | None:
+    def _image(self, node: Node, path: str, meta: Meta, notes: Notes) -> Image | None:
         place = f"{path}:{node.line}"
-        name = node.attributes.get("name", "").strip().replace("\\", "/")
+        attributes = node.attributes
+        name = attributes.get("name", "").strip().replace("\\", "/")
         if not name:
             raise InputError(f"{place}: this <image> has no name. Mend or remove it.")
         size = None
-        if "width" in node.attributes and "height" in node.attributes:
+        if "width" in attributes and "height" in attributes:
             size = int(number(node, "width", path)), int(number(node, "height", path))
-        subset = node.attributes.get("subset", "").strip()
+        subset = attributes.get("subset", "").strip()
         found = locate(self.index, self._names(name, subset), size, place, notes)
         if found is None:
             return None
         image = Image(found[0], *found[1], split=_split(subset), source=place)
-        task = meta.tasks.get(node.attributes.get("task_id", ""))
+        task = meta.tasks.get(attributes.get("task_id", ""))
         if task:
             image.attributes["task"] = task
-        shapes = (annotation(child, image, path, meta, notes) for child in node.children)
-        image.annotations = join_groups(
-            [shape for shape in shapes if shape is not None], image, notes, is_part
-        )
+        if node.children:
+            shapes = (annotation(child, image, path, meta, notes) for child in node.children)
+            image.annotations = join_groups(
+                [shape for shape in shapes if shape is not None], image, notes, is_part
+            )
         return image
 
     def _names(self, name: str, subset: str) -> list[str]:
         """Where the image may be, surest first; its name at last."""
-        places = [f"images/{subset}/{name}", f"images/{name}", f"{subset}/{name}", name]
-        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+        if ".." in name.split("/") or name.startswith("/"):
             return [name]
-        there = [place for place in places if os.path.isfile(self.index.root / place)]
-        return [os.path.normpath(place).replace(os.sep, "/") for place in there] + [name]
+        places = [f"images/{subset}/{name}"] if subset else []
+        places.append(f"images/{name}")
+        if subset:
+            places.append(f"{subset}/{name}")
+        return [place for place in places if place in self.index] + [name]
 
 
 def _split(subset: str) -> str | None:

@@ -33,6 +33,7 @@ from dataset_tools.xml_tree import Node, stream_xml
 SHAPES = frozenset(
     "box polygon polyline points ellipse mask skeleton cuboid tag".split()  # noqa: SIM905
 )
+SIDES = ("xtl", "ytl", "xbr", "ybr")
 CONVENTIONS = (
     "0-based continuous corners; rotation in degrees clockwise around the centre. Ellipses become "
     "polygons of 64 corners, masks RLE, polylines and points attributes, tags labels of whole "
@@ -98,7 +99,7 @@ def declared(metas: Iterable[Meta]) -> DeclaredFirst:
     return DeclaredFirst(tuple(found.values()))
 
 
-def annotation(node: Node, image: Image, path: Path, meta: Meta, notes: Notes) -> Annotation | None:
+def annotation(node: Node, image: Image, path: str, meta: Meta, notes: Notes) -> Annotation | None:
     """The record of a shape or tag; None, noted as dropped, if it is none."""
     place = f"{path}:{node.line}"
     if node.tag not in SHAPES:
@@ -118,17 +119,28 @@ def annotation(node: Node, image: Image, path: Path, meta: Meta, notes: Notes) -
     return _shape(node, label, image, path, meta, notes, {**more, "attributes": said})
 
 
+def said_of(node: Node) -> dict[str, Any]:
+    """What a shape without children says besides its label and place."""
+    return _attributes(node, "", Meta())
+
+
 def is_part(annotation: Annotation) -> bool:
     """Whether a shape may be one part of several: polygons and masks are."""
     return bool(annotation.segmentation) and "rbox" not in annotation.attributes
 
 
-def number(node: Node, key: str, path: Path, default: float | None = None) -> float:
+def number(node: Node, key: str, path: str, default: float | None = None) -> float:
     """A number among the attributes of an element. InputError with the line if it is none."""
     text = node.attributes.get(key)
     if text is None and default is not None:
         return default
-    return _number(text or "", key, f"{path}:{node.line}", node.tag)
+    try:
+        value = float(text or "")
+        if math.isfinite(value):
+            return value
+    except ValueError:
+        pass
+    return _number(text or "", key, f"{path}:{node.line}", node.tag)  # which knows what to say
 
 
 def flag(node: Node, key: str) -> bool:
@@ -136,7 +148,7 @@ def flag(node: Node, key: str) -> bool:
     return node.attributes.get(key, "0").strip().lower() in ("1", "true")
 
 
-def points(node: Node, path: Path) -> list[float]:
+def points(node: Node, path: str) -> list[float]:
     """[x1, y1, …] of `x1,y1;x2,y2`. InputError with the line if it is not such."""
     place = f"{path}:{node.line}"
     found: list[float] = []
@@ -151,9 +163,9 @@ def points(node: Node, path: Path) -> list[float]:
     return found
 
 
-def upright_box(node: Node, path: Path) -> tuple[float, float, float, float]:
+def upright_box(node: Node, path: str) -> tuple[float, float, float, float]:
     """XYXY of a <box>, before it is turned."""
-    left, top, right, bottom = (number(node, key, path) for key in ("xtl", "ytl", "xbr", "ybr"))
+    left, top, right, bottom = (number(node, key, path) for key in SIDES)
     return left, top, right, bottom
 
 
@@ -171,7 +183,7 @@ def _shape(
     node: Node,
     label: str,
     image: Image,
-    path: Path,
+    path: str,
     meta: Meta,
     notes: Notes,
     more: dict[str, Any],
@@ -202,7 +214,7 @@ def _shape(
 
 
 def _mask(
-    node: Node, label: str, image: Image, path: Path, notes: Notes, more: dict[str, Any]
+    node: Node, label: str, image: Image, path: str, notes: Notes, more: dict[str, Any]
 ) -> Annotation | None:
     import numpy as np
 
@@ -229,7 +241,7 @@ def _mask(
 
 
 def _skeleton(
-    node: Node, label: str, path: Path, meta: Meta, notes: Notes, more: dict[str, Any]
+    node: Node, label: str, path: str, meta: Meta, notes: Notes, more: dict[str, Any]
 ) -> Annotation | None:
     found: dict[str, list[float]] = {}
     for element in node.all("points"):
