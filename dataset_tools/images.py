@@ -237,14 +237,16 @@ class ImageIndex:
         self.root = Path(root)
         names = walk_files(root) if files is None else files
         self.paths: Sequence[str] = PackedStrings(filter(is_image_name, names))
-        self._by_stem = KeyedStrings(self.paths, _stem_key)
-        self._next = 0  # position after the image that was found last
+        self.stems = KeyedStrings(self.paths, _stem_key)  # casefolded
+        # Labels mostly are in the order of their images: then the next one needs no index.
+        self._next, self._expected = 0, ""
+        self._expect(0)
 
     def __contains__(self, path: str) -> bool:
         """Whether there is an image of just this path, relative to the root."""
-        if self._next < len(self.paths) and self.paths[self._next] == path:
+        if path and path == self._expected:
             return True
-        positions = self._by_stem.positions(_stem_key(path))
+        positions = self.stems.positions(_stem_key(path))
         return any(self.paths[position] == path for position in positions)
 
     def find(self, name: str, near: str = "") -> str | None:
@@ -255,9 +257,8 @@ class ImageIndex:
         shares most of the tail of `name`. InputError if two fit equally.
         """
         name = name.strip().replace("\\", "/")
-        # Labels mostly are in the order of their images: no need of an index then.
-        if self._next < len(self.paths) and self.paths[self._next] == name:
-            self._next += 1
+        if name and name == self._expected:
+            self._expect(self._next + 1)
             return name
         candidates = self._with_name(_name_key(name))
         if len(candidates) == 1 and candidates[0].endswith(name):
@@ -270,7 +271,7 @@ class ImageIndex:
         candidates = (
             candidates
             or self._with_name(wanted.name.casefold())
-            or [self.paths[position] for position in self._by_stem.positions(stem.casefold())]
+            or [self.paths[position] for position in self.stems.positions(stem.casefold())]
         )
         if not candidates:
             return None
@@ -295,10 +296,14 @@ class ImageIndex:
             )
         return best
 
+    def _expect(self, position: int) -> None:
+        self._next = position
+        self._expected = self.paths[position] if position < len(self.paths) else ""
+
     def _with_name(self, key: str) -> list[str]:
-        positions = self._by_stem.positions(_stem_key(key))
+        positions = self.stems.positions(_stem_key(key))
         if positions:
-            self._next = positions[0] + 1
+            self._expect(positions[0] + 1)
         found = map(self.paths.__getitem__, positions)
         return [path for path in found if _name_key(path) == key]
 

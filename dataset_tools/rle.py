@@ -9,7 +9,7 @@ start-up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import mul
+from operator import mul, sub
 from typing import TYPE_CHECKING
 
 from dataset_tools.images import check_pixels
@@ -141,7 +141,7 @@ def rle_box(rle: dict) -> Box | None:
 
 def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
     """Sum of the polygons' areas (shoelace formula), as in COCO's own annotation files."""
-    return sum(abs(_signed_area(polygon)) for polygon in polygons)
+    return sum(map(abs, map(_signed_area, polygons)))
 
 
 def polygons_box(polygons: Sequence[Sequence[float]]) -> Box | None:
@@ -157,13 +157,11 @@ def polygons_box(polygons: Sequence[Sequence[float]]) -> Box | None:
 
 
 def _signed_area(polygon: Sequence[float]) -> float:
+    xs, ys = polygon[0::2], polygon[1::2]
     # An odd number of coordinates is for `check` to find, not for us to fall over: map stops with
     # the shorter one.
-    xs, ys = polygon[0::2], polygon[1::2]
-    if len(xs) > len(ys):
-        xs = xs[:-1]
-    before = sum(map(mul, xs, [*ys[1:], *ys[:1]]))
-    return (before - sum(map(mul, [*xs[1:], *xs[:1]], ys))) / 2
+    following, before = [*ys[1:], *ys[:1]], [*ys[-1:], *ys[:-1]]
+    return sum(map(mul, xs, map(sub, following, before))) / 2
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:

@@ -17,7 +17,7 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,14 @@ from typing import TYPE_CHECKING, Any
 from dataset_tools import json_fields
 from dataset_tools.coco import Annotation, Dataset, Image, annotation_box, read_json
 from dataset_tools.errors import InputError
-from dataset_tools.files import write_json
+from dataset_tools.files import read_quickly, write_json
+from dataset_tools.formats import labelme_quick
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of, split_of_folders
 from dataset_tools.formats.groups import GroupNumbers, join_groups
+from dataset_tools.formats.labelme_quick import QuickFile, QuickShape
 from dataset_tools.images import ImageIndex, content_size, image_size, walk_files
 from dataset_tools.notes import Notes
+from dataset_tools.packed import PackedStrings
 from dataset_tools.rotated import corners, from_corners
 from dataset_tools.shapes import (
     ellipse_polygon,
@@ -71,9 +74,10 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
     """Plan to read a folder of LabelMe files, or a single one."""
     base = path if path.is_dir() else path.parent
     if path.is_file():
-        labels = [path.name]
+        labels: Sequence[str] = [path.name]
     else:
-        labels = [name for name in walk_files(path) if name.lower().endswith(".json")]
+        names = walk_files(path)
+        labels = PackedStrings(name for name in names if name.lower().endswith(".json"))
     if not labels:
         raise InputError(f"{path}: no JSON file is in it. Give the folder of the LabelMe files.")
     root = root_of(path, images)
@@ -121,7 +125,7 @@ def write(
 
 def _needs_embedded(base: Path, label: str, index: ImageIndex) -> bool:
     """Whether the label file holds an image that is not among the files."""
-    if index.find(_stem(label), near=label) is not None:
+    if _stem(label).casefold() in index.stems or index.find(_stem(label), near=label) is not None:
         return False
     content = read_json(base / label)
     if not isinstance(content, dict) or not content.get("imageData"):
@@ -133,8 +137,9 @@ def _find(index: ImageIndex, content: dict[str, Any], label: str) -> str | None:
     """The image that a label file names, seen from its folder, else the image called like it."""
     named = _named(content)
     if named:
-        seen = posixpath.normpath(posixpath.join(posixpath.dirname(label), named))
-        found = index.find(seen, near=label)
+        folder = label.rpartition("/")[0]
+        seen = f"{folder}/{named}" if folder else named
+        found = index.find(posixpath.normpath(seen) if "/" in named else seen, near=label)
         if found is not None:
             return found
     return index.find(_stem(label), near=label)
@@ -156,26 +161,40 @@ class _Reader:
     embedded: bool
 
     def __call__(self, label: str, notes: Notes) -> Iterator[Image]:
-        path = self.base / label
-        content = read_json(path)
-        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            notes.drop("JSON file that is not LabelMe's", str(path))
+        path = f"{self.base}/{label}"
+        quick = self._read_quickly(path)
+        content = quick.content if quick else read_json(path)
+        if not quick and not (
+            isinstance(content, dict) and isinstance(content.get("shapes"), list)
+        ):
+            notes.drop("JSON file that is not LabelMe's", path)
             return
-        image = self._image(content, label, notes)
+        image = self._image(content, label, path, notes)
         if image is None:
-            notes.drop("image that has no recorded size and is not there", str(path))
+            notes.drop("image that has no recorded size and is not there", path)
             return
-        image.annotations = _annotations(content["shapes"], image, notes)
+        image.annotations = (
+            _quick_annotations(quick.shapes, image, notes)
+            if quick
+            else _annotations(content["shapes"], image, notes)
+        )
         yield image
 
-    def _image(self, content: dict[str, Any], label: str, notes: Notes) -> Image | None:
-        path = self.base / label
+    def _read_quickly(self, path: str) -> QuickFile | None:
+        if self.embedded:
+            return None
+        try:
+            return labelme_quick.read_quickly(read_quickly(path))
+        except OSError:
+            return None  # which is told by those who read it next
+
+    def _image(self, content: dict[str, Any], label: str, path: str, notes: Notes) -> Image | None:
         found = _find(self.index, content, label)
         file, size = None, None
         if found is not None:
             if self.embedded:
                 file = (self.index.root / found).read_bytes()
-            size = image_size(self.index.root / found)
+            size = image_size(f"{self.index.root}/{found}")
         elif content.get("imageData"):
             file = _base64(content["imageData"], f"{path}: imageData")
             size = content_size(file, f"{path}: imageData")
@@ -188,14 +207,15 @@ class _Reader:
         size = size or recorded
         if size is None:
             return None
-        folder = posixpath.dirname(label)
-        name = posixpath.basename(_named(content)) or f"{_stem(label)}.jpg"
+        if found is None:
+            name = posixpath.basename(_named(content)) or f"{_stem(label)}.jpg"
+            found = posixpath.join(posixpath.dirname(label), name)
         return Image(
-            found or posixpath.join(folder, name),
+            found,
             *size,
             split=split_of_folders(label),
             attributes=_kept(content, _IMAGE_KEYS),
-            source=str(path),
+            source=path,
             content=file,
         )
 
@@ -211,6 +231,19 @@ def _annotations(shapes: list[Any], image: Image, notes: Notes) -> list[Annotati
         if annotation is not None:
             found.append(annotation)
     return join_groups(found, image, notes, _is_part)
+
+
+def _quick_annotations(shapes: list[QuickShape], image: Image, notes: Notes) -> list[Annotation]:
+    """As `_annotations`, which reads those that are not so plain."""
+    found: list[Annotation] = []
+    grouped = False
+    for index, shape in enumerate(shapes):
+        place = f"{image.source}: shapes[{index}]"
+        annotation = shape.annotation(place) or _annotation(shape.content, image, place, notes)
+        if annotation is not None:
+            found.append(annotation)
+            grouped |= shape.group_id is not None
+    return join_groups(found, image, notes, _is_part) if grouped else found
 
 
 def _is_part(annotation: Annotation) -> bool:
@@ -295,10 +328,8 @@ def _kept(entry: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _recorded_size(content: dict[str, Any], path: Path) -> tuple[int, int] | None:
-    sides = [
-        json_fields.number(content, key, str(path), None) for key in ("imageWidth", "imageHeight")
-    ]
+def _recorded_size(content: dict[str, Any], path: str) -> tuple[int, int] | None:
+    sides = [json_fields.number(content, key, path, None) for key in ("imageWidth", "imageHeight")]
     return (int(sides[0]), int(sides[1])) if all(sides) else None
 
 
