@@ -28,8 +28,9 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def check_pixels(width: int, height: int, place: str) -> None:
-    """InputError if an image of this size, which a label file says, is larger than is opened."""
-    if width * height > MOST_PIXELS:
+    """InputError if no image is of this size, which a label file says: empty, or larger than is
+    opened."""
+    if min(width, height) < 1 or width * height > MOST_PIXELS:
         raise InputError(f"{place}: no image has {width}×{height} px. Mend the size.")
 
 

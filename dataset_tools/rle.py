@@ -8,7 +8,7 @@ start-up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import mul, sub
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,30 @@ def encode_mask(mask: np.ndarray) -> dict:
 
     rle = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def encode_values(values: np.ndarray) -> Iterator[tuple[int, dict]]:
+    """Each value of an HW array of whole numbers with the RLE of where it is, in their order: in
+    one pass over the array, however many values there are."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    height, width = values.shape
+    flat = values.T.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    of_runs = flat[starts]
+    order = np.argsort(of_runs, kind="stable")
+    firsts = np.flatnonzero(np.diff(of_runs[order], prepend=of_runs[order[0]] - 1))
+    for runs in np.split(order, firsts[1:]):
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(edges, prepend=0).tolist()
+        if edges[-1] < flat.size:
+            counts.append(flat.size - int(edges[-1]))
+        plain = {"size": [height, width], "counts": counts}
+        rle = coco_mask.frPyObjects(plain, height, width)
+        code = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+        yield int(of_runs[runs[0]]), code
 
 
 def encode_patch(

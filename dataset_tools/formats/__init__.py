@@ -56,11 +56,14 @@ NAMES: dict[str, str] = {
     "dota": "dota",
     "openimages": "openimages",
     "kitti": "kitti",
+    "kitti-tracking": "kitti_tracking",
     "visdrone": "visdrone",
+    "visdrone-vid": "visdrone_vid",
     "mot": "mot",
     "widerface": "widerface",
     "crowdhuman": "crowdhuman",
     "bdd100k": "bdd100k",
+    "bdd100k-masks": "bdd100k_masks",
     "cityscapes": "cityscapes",
 }
 

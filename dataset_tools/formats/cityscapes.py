@@ -27,7 +27,7 @@ from dataset_tools.formats.base import Evidence, Format, Glimpse, Option, Plan, 
 from dataset_tools.formats.reading import split_of_words
 from dataset_tools.images import ImageIndex, check_pixels, walk_files
 from dataset_tools.notes import Notes
-from dataset_tools.rle import polygons_box
+from dataset_tools.rle import encode_values, polygons_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +156,7 @@ class _Reader:
                 notes.drop("object marked as deleted", place)
                 continue
             found.append((place, entry["label"], _polygon(entry, place)))
-        drawn = _draw([(label, polygon) for _, label, polygon in found], image)
+        drawn = dict(encode_values(_draw([(label, line) for _, label, line in found], image)))
         for number, (place, label, polygon) in enumerate(found, start=1):
             category, crowd = _category(label)
             if category not in THINGS.values() and (not self.every_class or category in VOID):
@@ -167,23 +167,10 @@ class _Reader:
                 box = polygons_box([polygon])
                 yield Annotation(category, box, [polygon], iscrowd=crowd, source=place)
                 continue
-            mask = drawn == number
-            if not mask.any():
+            if number not in drawn:
                 notes.drop("object that nothing is visible of", place)
                 continue
-            yield _of_mask(category, mask, crowd, place)
-
-
-def _of_mask(category: str, mask: np.ndarray, crowd: bool, place: str) -> Annotation:
-    from dataset_tools.rle import encode_mask
-
-    return Annotation(
-        category,
-        segmentation=encode_mask(mask),
-        iscrowd=crowd,
-        area=int(mask.sum()),
-        source=place,
-    )
+            yield Annotation(category, None, drawn[number], iscrowd=crowd, source=place)
 
 
 def _category(label: str) -> tuple[str, bool]:
@@ -226,7 +213,7 @@ def _read_ids(path: Path) -> np.ndarray:
     try:
         with Pillow.open(path) as png:
             ids = np.asarray(png).astype(np.int32)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image: {error}") from error
     if ids.ndim != 2:
         raise InputError(f"{path}: has {ids.shape[2]} channels, but numbers need one.")
@@ -234,13 +221,11 @@ def _read_ids(path: Path) -> np.ndarray:
 
 
 def _instances(ids: np.ndarray, path: str) -> Iterator[Annotation]:
-    import numpy as np
-
-    for number in np.unique(ids).tolist():
+    for number, rle in encode_values(ids):
         group = number < 1000
         category = THINGS.get(number if group else number // 1000)
         if category is not None:
-            yield _of_mask(category, ids == number, group, f"{path}: {number}")
+            yield Annotation(category, None, rle, iscrowd=group, source=f"{path}: {number}")
 
 
 def _items(labels: list[str], pattern: re.Pattern[str], notes: Notes) -> list[Item]:

@@ -59,14 +59,14 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
             "drop": "left out",
         }[ignored]
     ]
-    return Plan(root, labels, _Reader(base, index, ignored), _categories, remarks=remarks)
+    return Plan(root, labels, _Reader(base, index, ignored), categories, remarks=remarks)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files of lines of a name and 14 or 15 numbers."""
     for name in glimpse.with_suffix(".txt")[:50]:
         lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
-        if lines and all(map(_is_object, lines[:-1] or lines)):
+        if lines and all(map(is_object, lines[:-1] or lines)):
             return Evidence(f"{name} has lines of a type and KITTI's 14 numbers")
     return None
 
@@ -85,7 +85,7 @@ class _Reader:
         if image is None:
             return
         for place, line in numbered_lines(path):
-            annotation = _annotation(line.split(), place)
+            annotation = read_object(line.split(), place)
             note_empty(annotation.bbox, place, notes)
             if annotation.category != IGNORED_TYPE:
                 image.annotations.append(annotation)
@@ -96,7 +96,8 @@ class _Reader:
         yield image
 
 
-def _annotation(words: list[str], place: str) -> Annotation:
+def read_object(words: list[str], place: str) -> Annotation:
+    """The object of a line's columns. InputError if they are not such."""
     if len(words) not in (15, 16):
         raise InputError(
             f"{place}: {len(words)} columns, but an object has 15 (a detection 16). Mend or remove "
@@ -119,7 +120,7 @@ def _annotation(words: list[str], place: str) -> Annotation:
     return Annotation(words[0], (left, top, right, bottom), attributes=attributes, source=place)
 
 
-def _categories(seen: set[str]) -> list[Category]:
+def categories(seen: set[str]) -> list[Category]:
     """KITTI's types in its order, then others, then what is to be ignored."""
     others = sorted(seen - {*TYPES, IGNORED_TYPE})
     return [Category(n) for n in (*TYPES, *others, IGNORED_TYPE) if n in seen or n in TYPES]
@@ -127,10 +128,11 @@ def _categories(seen: set[str]) -> list[Category]:
 
 def _looks_like_labels(path: Path) -> bool:
     first = Glimpse(path).head(path.name).splitlines()[:1]
-    return path.parent.name in LABEL_FOLDERS or all(map(_is_object, first))
+    return path.parent.name in LABEL_FOLDERS or all(map(is_object, first))
 
 
-def _is_object(line: str) -> bool:
+def is_object(line: str) -> bool:
+    """Whether a line is a type and KITTI's numbers."""
     words = line.split()
     return len(words) in (15, 16) and not are_numbers(words[:1]) and are_numbers(words[1:])
 

@@ -33,6 +33,7 @@ from dataset_tools.images import image_size, is_image_name, walk_files
 from dataset_tools.instance_map import instance_map, segmentation_mask
 from dataset_tools.notes import Notes
 from dataset_tools.palette import save_numbers
+from dataset_tools.rle import decode_mask, encode_values, mask_to_polygons, rle_area
 
 if TYPE_CHECKING:
     import numpy as np
@@ -289,65 +290,59 @@ class _Reader:
         image = Image(item.image, width, height, split=split, source=str(self.root / item.image))
         for mask_file in item.masks:
             file = self.path / mask_file.name
-            for mask in self._masks(mask_file, file, notes):
-                if mask.shape != (height, width):
-                    raise InputError(
-                        f"{file}: the mask is {mask.shape[1]}×{mask.shape[0]}, "
-                        f"but its image {item.image} is {width}×{height}."
-                    )
-                image.annotations.append(
-                    Annotation(
-                        mask_file.category or self.category,
-                        segmentation=self._segmentation(mask, file, notes),
-                        area=int(mask.sum()),
-                        source=str(file),
-                    )
+            numbers = self._numbers(mask_file, file, notes)
+            if numbers.shape != (height, width):
+                raise InputError(
+                    f"{file}: the mask is {numbers.shape[1]}×{numbers.shape[0]}, "
+                    f"but its image {item.image} is {width}×{height}."
                 )
+            image.annotations += [
+                Annotation(
+                    mask_file.category or self.category,
+                    segmentation=self._segmentation(rle, file, notes),
+                    area=rle_area(rle),
+                    source=str(file),
+                )
+                for value, rle in encode_values(numbers)
+                if value not in (0, None if numbers.dtype == bool else self.void)
+            ]
         yield image
 
-    def _masks(self, mask_file: MaskFile, file: Path, notes: Notes) -> Iterator[np.ndarray]:
-        """Boolean HW arrays of the instances in a file."""
+    def _numbers(self, mask_file: MaskFile, file: Path, notes: Notes) -> np.ndarray:
+        """HW array of the numbers of a file's instances, booleans if there is one; else 0."""
         import numpy as np
 
         if not mask_file.whole or self.encoding == "binary":
             mask = _read_mask(file, notes)
-            if mask.any():
-                yield mask
-            elif not mask_file.whole:
+            if not mask_file.whole and not mask.any():
                 notes.drop("mask without a pixel", str(file))
-            return
+            return mask
         pixels = _pixels(file)
-        if pixels.ndim == 3:
-            pixels = (
-                pixels.max(axis=2)
-                if self.encoding == "values"
-                else pixels.astype(np.int64) @ np.array([1, 256, 65_536])
-            )
-        for value in np.unique(pixels).tolist():
-            if value not in (0, self.void):
-                yield pixels == value
+        if pixels.ndim == 2:
+            return pixels
+        if self.encoding == "values":
+            return pixels.max(axis=2)
+        return pixels.astype(np.int64) @ np.array([1, 256, 65_536])
 
-    def _segmentation(self, mask: np.ndarray, file: Path, notes: Notes) -> Segmentation:
-        from dataset_tools.rle import encode_mask, mask_to_polygons
-
+    def _segmentation(self, rle: dict, file: Path, notes: Notes) -> Segmentation:
         if self.as_polygons:
-            polygons = mask_to_polygons(mask)
+            polygons = mask_to_polygons(decode_mask(rle))
             if polygons is not None:
                 return polygons
             notes.suspect("mask with a hole, which polygons cannot have (kept as RLE)", str(file))
-        return encode_mask(mask)
+        return rle
 
 
 def _read_mask(file: Path, notes: Notes) -> np.ndarray:
     """Boolean HW array, true where the mask is not 0 (in any channel but alpha)."""
-    import numpy as np
 
     values = _pixels(file)
     if values.ndim == 3:
         values = values.max(axis=2)
-    if len(np.unique(values)) > 2:
+    mask = values != 0
+    if mask.any() and (values != mask * values.max()).any():
         notes.suspect("mask with more than two values (all but 0 taken)", str(file))
-    return values != 0
+    return mask
 
 
 def _pixels(file: Path) -> np.ndarray:

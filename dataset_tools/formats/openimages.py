@@ -7,6 +7,9 @@ names of classes are in class-descriptions*.csv, who is whose kind in *hierarchy
 *object-segmentation.csv and PNG files, which may be smaller than the image; a mask belongs to the
 box of the same class and coordinates.
 
+Labels of whole images are in *imagelabels*.csv: Confidence 1 says that a person saw the class in
+the image, 0 that there is none of it, and what is between is a machine's guess.
+
 The files of boxes have millions of rows, those of an image one after the other. They are read part
 by part, and nothing but the part is held in memory.
 """
@@ -16,15 +19,23 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.coco import Annotation, Box, Category, Image, read_json
+from dataset_tools.coco import Annotation, Box, Category, Image, read_json, whole_image
 from dataset_tools.errors import InputError
-from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, read_text, root_of
+from dataset_tools.formats.base import (
+    Evidence,
+    Format,
+    Glimpse,
+    Option,
+    Plan,
+    read_text,
+    root_of,
+)
 from dataset_tools.formats.reading import (
     find_image,
     note_empty,
@@ -40,6 +51,7 @@ LONGEST_ROWS = 2**20  # bytes before a part in which the row before it begins
 
 _BOXES = {"ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"}
 _MASKS = {"MaskPath", "ImageID", "LabelName", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax"}
+_LABELS = {"ImageID", "LabelName", "Confidence"}
 _FLAGS = {
     "IsOccluded": "occluded",
     "IsTruncated": "truncated",
@@ -83,19 +95,24 @@ class _Classes:
         return Category(name, supercategory=parents[0] if parents else "", extra=extra)
 
 
-def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
-    """Plan to read one CSV of boxes, or all of those in a folder."""
+def plan(path: Path, notes: Notes, images: Path | None = None, image_labels: str = "auto") -> Plan:
+    """Plan to read one CSV of boxes (or labels of images), or all of those in a folder."""
     base = path if path.is_dir() else path.parent
     tables = {name: _header(base / name) for name in walk_files(base) if name.endswith(".csv")}
     boxes = [name for name, columns in tables.items() if columns >= _BOXES]
     masks = [name for name, columns in tables.items() if columns >= _MASKS]
+    labels = [name for name, columns in tables.items() if _holds_labels(columns)]
     if path.is_file():
         boxes = [path.name] if _header(path) >= _BOXES else []
         masks = [name for name in masks if _split(name) == _split(path.name)]
-    if not boxes:
+        of_split = [name for name in labels if _split(name) == _split(path.name)]
+        labels = of_split if boxes else [name for name in labels if name == path.name]
+    if not boxes and not labels:
         raise InputError(
-            f"{path}: no CSV of boxes with the columns {', '.join(sorted(_BOXES))} is in it."
+            f"{path}: no CSV of boxes with the columns {', '.join(sorted(_BOXES))} is in it, nor "
+            f"one of labels of images with {', '.join(sorted(_LABELS))}."
         )
+    as_objects = not boxes if image_labels == "auto" else image_labels == "objects"
     descriptions = sorted(n for n in tables if "class-descriptions" in n)
     # If both are there: the short list is of the classes with boxes, the long one of all.
     descriptions.sort(key=lambda name: (base / name).stat().st_size, reverse=True)
@@ -103,14 +120,17 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
     remarks = [f"classes are named by {', '.join(descriptions)}"] if descriptions else []
     if not descriptions:
         notes.suspect("no class-descriptions*.csv (classes are called by their MIDs)", str(base))
-    others = sorted(set(tables) - {*boxes, *masks, *descriptions})
+    if labels:
+        what = "objects" if as_objects else "attributes"
+        remarks.append(f"labels of whole images become {what} (--image-labels {what})")
+    others = sorted(set(tables) - {*boxes, *masks, *labels, *descriptions})
     if others and path.is_dir():
-        remarks.append(f"not read, for they hold no boxes or masks: {', '.join(others)}")
+        remarks.append(f"not read, for they hold no boxes, masks or labels: {', '.join(others)}")
     root = root_of(path, images)
     return Plan(
         image_root=root,
-        items=[part for name in boxes for part in _parts(base, name)],
-        read=_Reader(base, root, classes, masks),
+        items=[part for name in boxes or labels for part in _parts(base, name)],
+        read=_Reader(base, root, classes, masks, labels, as_objects),
         categories=classes,
         remarks=remarks,
     )
@@ -119,8 +139,11 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A CSV with Open Images' columns."""
     for name in glimpse.with_suffix(".csv"):
-        if _columns(glimpse.head(name)) >= _BOXES | {"IsGroupOf"}:
+        columns = _columns(glimpse.head(name))
+        if columns >= _BOXES | {"IsGroupOf"}:
             return Evidence(f"{name} has Open Images' columns ImageID, LabelName, XMin, IsGroupOf")
+        if _holds_labels(columns) and "Source" in columns:
+            return Evidence(f"{name} has Open Images' columns ImageID, Source, LabelName")
     return None
 
 
@@ -130,14 +153,24 @@ class _Reader:
     root: Path
     classes: _Classes
     mask_files: Sequence[str]
+    label_files: Sequence[str]
+    labels_are_objects: bool
 
     @cached_property
     def index(self) -> ImageIndex:
         return ImageIndex(self.root)
 
     @cached_property
-    def masks(self) -> _Masks:
-        return _Masks(self.base, self.mask_files)
+    def files(self) -> ImageIndex:
+        return ImageIndex(self.base)
+
+    @cached_property
+    def mask_rows(self) -> _Rows:
+        return _Rows(self.base, self.mask_files)
+
+    @cached_property
+    def label_rows(self) -> _Rows:
+        return _Rows(self.base, self.label_files)
 
     def __call__(self, part: Part, notes: Notes) -> Iterator[Image]:
         split = _split(part.file)
@@ -146,12 +179,34 @@ class _Reader:
             image = find_image(self.index, image_id, f"{split}/", first, notes, split)
             if image is None:
                 continue
-            masks = self.masks.of_image(image_id)
+            if "XMin" not in rows[0][1]:  # there are labels alone
+                self._label(image, rows)
+                yield image
+                continue
+            masks = [_mask(row, place) for place, row in self.mask_rows.of_image(image_id)]
             for place, row in rows:
                 image.annotations.append(self._annotation(row, image, masks, place, notes))
             for mask in masks:
                 notes.drop("mask of no box", mask.place)
+            self._label(image, self.label_rows.of_image(image_id))
             yield image
+
+    def _label(self, image: Image, rows: Iterable[tuple[str, dict[str, str]]]) -> None:
+        """Say what is in the image, and what surely not."""
+        scores: dict[str, float] = {}
+        for place, row in rows:  # what people and machines said may be in several files
+            name = self.classes.name(row["LabelName"])
+            scores[name] = max(number(row["Confidence"], place), scores.get(name, 0))
+        absent = [name for name, score in scores.items() if score == 0]
+        present = {name: score for name, score in scores.items() if score > 0}
+        image.attributes |= {"neg_categories": absent} if absent else {}
+        if not self.labels_are_objects:
+            image.attributes |= {"image_labels": present} if present else {}
+            return
+        for name, score in present.items():
+            label = whole_image(name, image.width, image.height, image.source)
+            label.attributes |= {"score": score} if score < 1 else {}
+            image.annotations.append(label)
 
     def _annotation(
         self, row: dict[str, str], image: Image, masks: list[_Mask], place: str, notes: Notes
@@ -189,7 +244,7 @@ class _Reader:
         )
 
     def _segmentation(self, mask: _Mask, image: Image, notes: Notes) -> dict | None:
-        file = self.masks.files.find(mask.path)
+        file = self.files.find(mask.path)
         if file is None:
             notes.suspect(
                 "mask whose PNG is not there (its box kept)", f"{mask.place}: {mask.path}"
@@ -212,16 +267,18 @@ class _Mask:
         )
 
 
+def _mask(row: dict[str, str], place: str) -> _Mask:
+    sides = ("BoxXMin", "BoxYMin", "BoxXMax", "BoxYMax")
+    box = tuple(number(row[side], place) for side in sides)
+    return _Mask(row["MaskPath"], row["LabelName"], box, place)
+
+
 @dataclass
-class _Masks:
-    """The rows of the files of masks, found by image: in memory is where they are, not what."""
+class _Rows:
+    """The rows of further files, found by image: in memory is where they are, not what."""
 
     base: Path
     names: Sequence[str]
-
-    @cached_property
-    def files(self) -> ImageIndex:
-        return ImageIndex(self.base)
 
     @cached_property
     def _tables(self) -> list[tuple[Path, list[str], dict[str, list[int]]]]:
@@ -241,9 +298,8 @@ class _Masks:
             tables.append((path, columns, dict(offsets)))
         return tables
 
-    def of_image(self, image_id: str) -> list[_Mask]:
-        """The masks of an image."""
-        found = []
+    def of_image(self, image_id: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """The rows of an image, each with its place."""
         for path, columns, offsets in self._tables:
             if image_id not in offsets:
                 continue
@@ -251,11 +307,7 @@ class _Masks:
                 for offset in offsets[image_id]:
                     file.seek(offset)
                     place = f"{path}: byte {offset}"
-                    row = _row(columns, _cells(file.readline()), place)
-                    sides = ("BoxXMin", "BoxYMin", "BoxXMax", "BoxYMax")
-                    box = tuple(number(row[side], place) for side in sides)
-                    found.append(_Mask(row["MaskPath"], row["LabelName"], box, place))
-        return found
+                    yield place, _row(columns, _cells(file.readline()), place)
 
 
 def _read_mask(path: Path, image: Image, notes: Notes) -> dict | None:
@@ -353,6 +405,11 @@ def _cells(line: bytes) -> list[str]:
     return next(csv.reader([text])) if '"' in text else [cell.strip() for cell in text.split(",")]
 
 
+def _holds_labels(columns: set[str]) -> bool:
+    """Whether a CSV says of images what is in them, and not where."""
+    return columns >= _LABELS and not columns & {"XMin", "X", "MaskPath"}
+
+
 def _header(path: Path) -> set[str]:
     with open(path, "rb") as file:
         return _columns(file.readline(4096).decode("utf-8-sig", "replace"))
@@ -411,14 +468,26 @@ FORMAT = Format(
     name="openimages",
     title="Open Images CSV (v4 to v7)",
     layout="folder with *-annotations-bbox.csv, class-descriptions-boxable.csv, the hierarchy's "
-    "JSON, *-object-segmentation.csv and its PNGs, as far as there are such; images below it",
-    carries=("boxes", "masks", "attributes", "splits"),
-    loses="labels of whole images, relationships, point labels, localized narratives; the clicks "
-    "of masks",
+    "JSON, *-object-segmentation.csv and its PNGs, *imagelabels*.csv, as far as there are such; "
+    "images below it",
+    carries=("boxes", "masks", "labels", "attributes", "splits"),
+    loses="relationships, point labels, localized narratives; the clicks of masks; labels of whole "
+    "images without a box, if others have some",
     recognise=recognise,
     plan=plan,
     conventions="XMin … YMax are shares of the image. IsGroupOf becomes iscrowd; it and the other "
     "flags become attributes, unless they are -1 (not known). Classes are called by their display "
     "names, with the mid kept; the supercategory is the class above in the hierarchy. Masks are "
-    "brought to the size of the image. Rows whose image is not there are left out, and counted.",
+    "brought to the size of the image. Rows whose image is not there are left out, and counted. "
+    "Labels of whole images of confidence 0 become the image's neg_categories, as in lvis; the "
+    "others its image_labels, by their confidence, or objects that cover it.",
+    options=(
+        Option(
+            "--image-labels",
+            "labels of whole images: attributes of the image, or objects that cover it; auto: "
+            "objects if there are no boxes",
+            default="auto",
+            choices=("auto", "attributes", "objects"),
+        ),
+    ),
 )

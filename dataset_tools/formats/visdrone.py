@@ -57,7 +57,7 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
     if path.is_dir():
         note_unlabelled(index, labels, notes)
     prefix = f"{base.resolve().name}/"  # VisDrone2019-DET-train is often given by itself
-    return Plan(root, labels, _Reader(base, index, prefix, ignored), _categories)
+    return Plan(root, labels, _Reader(base, index, prefix, ignored), categories)
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -65,7 +65,7 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
     pictures = {stem(name) for name in glimpse.images}
     for name in glimpse.with_suffix(".txt")[:50]:
         lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
-        if stem(name) in pictures and lines and all(map(_is_box, lines[:-1] or lines)):
+        if stem(name) in pictures and lines and all(map(is_box, lines[:-1] or lines)):
             return Evidence(f"{name} has VisDrone's eight numbers a line, with commas")
     return None
 
@@ -85,7 +85,7 @@ class _Reader:
         if image is None:
             return
         for place, line in numbered_lines(path):
-            annotation = _annotation(line.rstrip(",").split(","), place)
+            annotation = read_box(line.rstrip(",").split(","), place)
             note_empty(annotation.bbox, place, notes)
             if annotation.category != NAMES[0]:
                 image.annotations.append(annotation)
@@ -96,7 +96,8 @@ class _Reader:
         yield image
 
 
-def _annotation(words: list[str], place: str) -> Annotation:
+def read_box(words: list[str], place: str) -> Annotation:
+    """The box of a line's columns. InputError if they are not such."""
     if len(words) != 8:
         raise InputError(f"{place}: {len(words)} columns instead of 8. Mend or remove the line.")
     box = sized_box(*(number(word, place) for word in words[:4]))
@@ -114,7 +115,8 @@ def _annotation(words: list[str], place: str) -> Annotation:
     return Annotation(NAMES[category], box, iscrowd=score == 0, attributes=attributes, source=place)
 
 
-def _categories(seen: set[str]) -> list[Category]:
+def categories(seen: set[str]) -> list[Category]:
+    """The classes of the challenge, then others and ignored regions if there are any."""
     return [
         Category(name)
         for name in (*CLASSES, NAMES[11], NAMES[0])
@@ -128,7 +130,8 @@ def _looks_like_labels(path: Path) -> bool:
     return all(len(line.rstrip(" ,").split(",")) == 8 for line in lines)
 
 
-def _is_box(line: str) -> bool:
+def is_box(line: str) -> bool:
+    """Whether a line is that of a box."""
     words = line.strip().rstrip(",").split(",")
     if len(words) != 8 or not are_numbers(words):
         return False

@@ -12,10 +12,10 @@ from PIL import Image
 from dataset_tools.convert import Conversion, convert_dataset
 
 
-def picture(path: Path, width: int = 20, height: int = 10, **save: Any) -> Path:
+def picture(path: Path, width: int = 20, height: int = 10, mode: str = "RGB", **save: Any) -> Path:
     """An image file of one colour; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (90, 120, 30)).save(path, **save)
+    Image.new("RGB", (width, height), (90, 120, 30)).convert(mode).save(path, **save)
     return path
 
 

@@ -28,6 +28,19 @@ def test_run_lengths_area_and_box(mask):
         assert rle.rle_box(code) == edges
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.int32, np.uint32]),
+        st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        elements=st.sampled_from([0, 1, 2, 77, 255]),
+    )
+)
+def test_all_values_of_a_map_are_coded_as_each_by_itself(values):
+    expected = [(value, rle.encode_mask(values == value)) for value in np.unique(values).tolist()]
+    assert list(rle.encode_values(values)) == expected
+
+
 @settings(max_examples=300, deadline=None)
 @given(masks, st.integers(-14, 14), st.integers(-14, 14), st.integers(1, 12), st.integers(1, 12))
 def test_a_patch_is_coded_as_the_whole_image_is(patch, left, top, width, height):

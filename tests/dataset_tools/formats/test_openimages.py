@@ -125,10 +125,10 @@ def test_files_of_later_versions(tmp_path):
     source = openimages_folder(tmp_path / "in", row().replace("\n", "\r\n"), "test")
     names = b'\xef\xbb\xbfLabelName,DisplayName\r\n/m/01yrx,"Cat, big"\r\n/m/x,Cat\r\n/m/y,Cat\r\n'
     text(source / "class-descriptions-boxable.csv", names)
-    text(source / "test-annotations-human-imagelabels.csv", "ImageID,Source,LabelName,Confidence\n")
+    text(source / "oidv6-test-annotations-vrd.csv", "ImageID,LabelName1,LabelName2,XMin1\n")
     conversion, splits = converted("openimages", source, tmp_path / "out")
     assert splits["test"]["test/a1.jpg"]["objects"][0][0] == "Cat, big"
-    assert any("human-imagelabels" in remark for remark in conversion.plan.remarks)
+    assert any("annotations-vrd" in remark for remark in conversion.plan.remarks)
     assert openimages._names(source, ["class-descriptions-boxable.csv"])["/m/y"] == "Cat (/m/y)"
 
 
@@ -165,3 +165,48 @@ def test_a_folder_without_boxes_and_a_broken_hierarchy(tmp_path):
     text(source / "bbox_labels_600_hierarchy.json", '{"LabelName": "/m/x", "Part": 3}')
     with pytest.raises(InputError, match="is not a list"):
         converted("openimages", source, tmp_path / "out")
+
+
+LABELS = (
+    "ImageID,Source,LabelName,Confidence\r\n"
+    "a1,verification,/m/01yrx,1\r\na1,verification,/m/0bt9lr,0\r\na1,machine,/m/pet,0.7\r\n"
+    "b2,verification,/m/0bt9lr,1\r\n"
+)
+
+
+def test_labels_of_images_beside_boxes(tmp_path):
+    source = openimages_folder(tmp_path / "in", row())
+    text(source / "train-annotations-human-imagelabels-boxable.csv", LABELS)
+    text(source / "train-annotations-machine-imagelabels.csv", LABELS.replace("0.7", "0.6"))
+    _, splits = converted("openimages", source, tmp_path / "out")
+    image = splits["train"]["train/a1.jpg"]
+    assert [name for name, *_ in image["objects"]] == ["Cat"]
+    assert image["entry"]["attributes"] == {
+        "image_labels": {"Cat": 1, "Pet": 0.7},
+        "neg_categories": ["Dog"],
+    }
+    _, splits = converted("openimages", source, tmp_path / "both", image_labels="objects")
+    boxes = [box for _, box, _ in splits["train"]["train/a1.jpg"]["objects"]]
+    assert boxes == [[2, 2, 10, 5], *[[0, 0, 20, 10]] * 2]
+
+
+def test_labels_of_images_alone(tmp_path):
+    for name in ("a1", "b2"):
+        picture(tmp_path / f"in/validation/{name}.jpg")
+    text(tmp_path / "in/validation-annotations-human-imagelabels.csv", LABELS)
+    text(tmp_path / "in/class-descriptions.csv", NAMES)
+    _, splits = converted("auto", tmp_path / "in", tmp_path / "out")
+    images = splits["val"]
+    cat, pet = images["validation/a1.jpg"]["objects"]
+    assert cat[:2] == ("Cat", [0, 0, 20, 10])
+    assert cat[2]["attributes"] == {"whole_image": True}
+    assert (pet[0], pet[2]["attributes"]) == ("Pet", {"whole_image": True, "score": 0.7})
+    assert images["validation/a1.jpg"]["entry"]["attributes"] == {"neg_categories": ["Dog"]}
+    assert [name for name, *_ in images["validation/b2.jpg"]["objects"]] == ["Dog"]
+
+
+def test_a_confidence_that_is_no_number(tmp_path):
+    picture(tmp_path / "in/a1.jpg")
+    path = text(tmp_path / "in/train-imagelabels.csv", LABELS.replace(",1\r", ",yes\r", 1))
+    with pytest.raises(InputError, match=r"imagelabels\.csv:2: 'yes' is not a number"):
+        converted("openimages", path, tmp_path / "out")

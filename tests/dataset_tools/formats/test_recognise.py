@@ -42,6 +42,7 @@ OPEN_IMAGES = (
     "IsDepiction,IsInside\na,xclick,/m/x,1,0.1,0.2,0.1,0.2,0,0,0,0,0\n"
 )
 
+RGBA = "RGBA"  # of a picture: its mode
 LABELME = '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
 
 CVAT = '<annotations><version>1.1</version><meta/><image id="0" name="a.jpg"/></annotations>'
@@ -59,7 +60,7 @@ VOTT = (
 def files(folder, contents):
     for name, content in contents.items():
         if name.endswith((".jpg", ".png")):
-            picture(folder / name)
+            picture(folder / name, mode=content or "RGB")
         else:
             text(folder / name, content)
     return folder
@@ -121,6 +122,9 @@ def files(folder, contents):
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "gsd:0.1\n1 1 9 1 9 5 1 5 plane 0\n"}),
         ("dota", {"images/a.png": "", "labelTxt/a.txt": "imagesource:GoogleEarth\n"}),
         ("kitti", {"training/label_2/1.txt": KITTI, "training/image_2/1.png": ""}),
+        ("kitti-tracking", {"training/label_02/0.txt": f"0 -1 {KITTI}", "image_02/0/0.png": ""}),
+        ("visdrone-vid", {"annotations/v.txt": "1,0,3,2,5,4,1,4,1,2\n", "sequences/v/1.jpg": ""}),
+        ("bdd100k-masks", {"bitmasks/train/a.png": RGBA, "images/train/a.jpg": ""}),
         (
             "visdrone",
             {"annotations/1.txt": "3,2,5,4,1,4,1,2\n0,0,9,9,0,0,0,0,", "images/1.jpg": ""},
@@ -132,6 +136,10 @@ def files(folder, contents):
         (
             "cityscapes",
             {"gtFine/val/a/a_gtFine_polygons.json": CITYSCAPES, "a_leftImg8bit.png": ""},
+        ),
+        (
+            "openimages",
+            {"val-imagelabels.csv": "ImageID,Source,LabelName,Confidence\n", "val/a.jpg": ""},
         ),
         ("openimages", {"x-bbox.csv": OPEN_IMAGES, "c.csv": "/m/x,Cat\n", "train/a.jpg": ""}),
     ],
