@@ -50,6 +50,8 @@ DEV = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    # The independent reference for whitening, and small sets of digits.
+    "scikit-learn",
 ]
 
 setup(

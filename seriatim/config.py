@@ -266,6 +266,9 @@ def _add_classifier_keys(cfg: CfgNode) -> None:
     # Dropout rate after each layer.
     d.DROPOUT = 0.0
 
+    # The file of a ZCA whitening, which SERIATIM.DATA.NORMALISE "zca" fits and fills in.
+    cfg.MODEL.WHITENING = ""
+
 
 def _add_training_keys(cfg: CfgNode) -> None:
     # Mixing of training samples and their targets by classifiers: "" off, "mixup" (arXiv

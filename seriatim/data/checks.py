@@ -65,7 +65,7 @@ def _check_input(cfg: CfgNode) -> None:
     if channels is None:
         raise InputError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}; there are {', '.join(CHANNELS)}.")
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        if len(cfg.MODEL[key]) != channels:
+        if len(cfg.MODEL[key]) != channels and not cfg.SERIATIM.DATA.NORMALISE:
             raise InputError(
                 f"MODEL.{key} has {len(cfg.MODEL[key])} numbers, but images in INPUT.FORMAT"
                 f" {cfg.INPUT.FORMAT} have {channels} channels."

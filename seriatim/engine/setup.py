@@ -23,6 +23,7 @@ from seriatim.data.catalog import register_datasets
 from seriatim.data.checks import check_data
 from seriatim.data.classes import resolve_num_classes
 from seriatim.data.loader import training_records
+from seriatim.data.statistics import resolve_normalisation
 from seriatim.engine.checkpointer import remove_leftovers
 from seriatim.engine.hooks.metric import MODES
 from seriatim.engine.logs import setup_logging
@@ -62,6 +63,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     resolve_pixel_statistics(cfg)
     validate(cfg)
     check_data(cfg)
+    resolve_normalisation(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     resolve_schedule(cfg)
     resolve_seed(cfg, resume=getattr(args, "resume", False))

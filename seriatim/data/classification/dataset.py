@@ -25,7 +25,7 @@ class LabelledDataset(Sequence[Record]):
         positions: (N,) int64, of the images in the store.
         labels, ids: (N,) int64.
         store: the pixels.
-        files: where they are from; None for packed images.
+        files: where pixels in memory are from, if that is image files.
     """
 
     name: str
@@ -61,8 +61,9 @@ class LabelledDataset(Sequence[Record]):
 
     def file_name(self, index: int) -> str:
         """Of record `index`."""
-        if self.files is not None:
-            return self.files.path(self.positions[index].item())
+        files = self.store if isinstance(self.store, ImageFiles) else self.files
+        if files is not None:
+            return files.path(self.positions[index].item())
         return f"{self.name}#{self.ids[index].item()}"
 
     @property
