@@ -107,11 +107,12 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
     cfg.SERIATIM.CLASSIFICATION = c = CfgNode()
     # (height, width) px of the input; (): as the images are, which then all have one size.
     c.SIZE = ()
-    # Training crops: "none"; "pad": shifted by up to PAD px each way, what is missing mirrored
-    # (He 2015, arXiv 1512.03385); "area": of a random share AREA of the image and a random shape,
-    # scaled to SIZE (Szegedy 2014, arXiv 1409.4842).
+    # Training crops: "none"; "pad": shifted by up to PAD px each way (He 2015, arXiv 1512.03385),
+    # what comes in mirrored or black as PAD_MODE "reflect" or "zero" says; "area": of a random
+    # share AREA of the image and a random shape, scaled to SIZE (Szegedy 2014, arXiv 1409.4842).
     c.CROP = "none"
     c.PAD = 4
+    c.PAD_MODE = "reflect"
     c.AREA = (0.08, 1.0)
     # In testing the image is scaled so that the middle, cropped to SIZE, is so much of its shorter
     # side.
@@ -335,6 +336,7 @@ def _add_hook_keys(cfg: CfgNode) -> None:
     h.VALIDATION_LOSS_PERIOD = 0
     h.VALIDATION_LOSS_IMAGES = 200
     # Steps between two pictures of predictions beside the ground truth; 0: none. On so many images.
+    # Of a classifier also of a batch as it gets it.
     h.PICTURE_PERIOD = 0
     h.PICTURE_IMAGES = 4
     # The metric that decides which checkpoint is best and when training stops early.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
-from seriatim.data.augmentations import build_augmentations
-from seriatim.data.image import read_image
+from seriatim.data.build import fixed_augmentations
+from seriatim.data.image import read_image, record_image
 from seriatim.engine.checkpointer import load_evaluated_weights
 from seriatim.engine.run import weights_to_evaluate
 from seriatim.evaluation.tiled import wrap_tiled
@@ -55,7 +56,7 @@ class Predictor:
         self.model = wrap_tiled(cfg, model.eval())
         names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
         self.metadata = MetadataCatalog.get(names[0]) if names else None
-        self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
+        self._augmentations = T.AugmentationList(fixed_augmentations(cfg))
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """The model's output for `image`, (H, W[, C]) of any number type, grey or RGB, on the CPU.
@@ -72,6 +73,10 @@ class Predictor:
     def predict_file(self, path: str | Path) -> dict[str, Any]:
         """The model's output for an image file, read as in training, EXIF orientation too."""
         return self._predict(read_image(path, self.cfg.INPUT.FORMAT))
+
+    def predict_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's output for the image of a record, which is a file or its `pixels`."""
+        return self._predict(record_image(record, self.cfg.INPUT.FORMAT))
 
     def _predict(self, image: np.ndarray) -> dict[str, Any]:
         """`image` is (H, W, C) uint8 in the order of INPUT.FORMAT."""

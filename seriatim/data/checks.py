@@ -123,6 +123,10 @@ def _check_classification(cfg: CfgNode, name: str) -> None:
             f"SERIATIM.CLASSIFICATION.CROP is {keys.CROP!r}; it is none, pad, or, with a SIZE,"
             " area."
         )
+    if keys.PAD_MODE not in ("reflect", "zero"):
+        raise InputError(
+            f"SERIATIM.CLASSIFICATION.PAD_MODE is {keys.PAD_MODE!r}; it is reflect or zero."
+        )
     for key, low, high in (
         ("TEST_SHARE", 0.01, 1),
         ("HFLIP", 0, 1),

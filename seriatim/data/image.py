@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,6 +44,24 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
             f"The image {path} cannot be read: {error}. Replace it or remove it from the dataset;"
             " `python -m dataset_tools check` names every such file."
         ) from None
+
+
+def record_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
+    """A record's image as it is stored, (H, W, C) uint8 in `image_format`: its `pixels`, which
+    packed datasets have, or the file that it names."""
+    if "pixels" in record:
+        return np.ascontiguousarray(in_format(record["pixels"], image_format))
+    return read_image(record["file_name"], image_format)
+
+
+def in_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
+    """(H, W, 1) grey or (H, W, 3) RGB uint8 with the channels of "RGB", "BGR" or "L"."""
+    grey = pixels.shape[2] == 1
+    if image_format == "L":
+        return pixels if grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None]
+    if grey:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
 def read_labels(path: str | Path) -> np.ndarray:

@@ -15,9 +15,8 @@ from detectron2.utils import comm
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
 from seriatim.data.build import build_mapper, classifies
-from seriatim.data.classification.mapper import in_format
 from seriatim.data.classification.storage import cache_folder
-from seriatim.data.image import read_image
+from seriatim.data.image import record_image
 from seriatim.data.loader import training_records, unlabelled_records
 from seriatim.data.records import Record
 
@@ -68,11 +67,7 @@ def _drawn(records: Sequence[Record], most: int) -> Iterator[Record]:
 
 
 def _images(records: Iterable[Record], image_format: str) -> Iterator[np.ndarray]:
-    for record in records:
-        if "pixels" in record:
-            yield in_format(record["pixels"], image_format)
-        else:
-            yield read_image(record["file_name"], image_format)
+    return (record_image(record, image_format) for record in records)
 
 
 def measure_channels(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:

@@ -21,6 +21,7 @@ from torch import nn
 
 from seriatim.config import get_cfg
 from seriatim.data.catalog import dataset_facts
+from seriatim.data.records import Facts
 from seriatim.engine.trainer import Trainer
 
 TIMED_STEPS = 3
@@ -63,12 +64,18 @@ def dataset_table(cfg: CfgNode) -> str:
             if facts is None:
                 rows.append(f"  {use:<5} {name}: {len(DatasetCatalog.get(name))} images")
                 continue
-            rows.append(
-                f"  {use:<5} {name}: {facts.images} images ({facts.empty_images} without objects),"
-                f" {facts.annotations} objects, {facts.crowds} crowd regions"
-            )
+            rows.append(f"  {use:<5} {name}: {_contents(facts)}")
             rows += [f"          {label}: {count}" for label, count in facts.per_category.items()]
     return "\n".join(rows)
+
+
+def _contents(facts: Facts) -> str:
+    if facts.kind == "classification":
+        return f"{facts.images} images ({facts.empty_images} without a label)"
+    return (
+        f"{facts.images} images ({facts.empty_images} without objects),"
+        f" {facts.annotations} objects, {facts.crowds} crowd regions"
+    )
 
 
 def flops_line(trainer: Trainer, cfg: CfgNode) -> str:

@@ -106,7 +106,9 @@ class BeforeStep:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._buffers = dict(trainer.bare_model.named_buffers())
+        saved = trainer.bare_model.state_dict()  # without buffers that are fixed
+        buffers = trainer.bare_model.named_buffers()
+        self._buffers = {name: buffer for name, buffer in buffers if name in saved}
         self._kept = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
         self._plain = PlainNumbers(trainer.bare_model)
         self._values: list[Any] = []

@@ -198,6 +198,7 @@ class Trainer(DefaultTrainer):
             hooks.Checkpoint(cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.Interrupt(),
             *self._evaluation_hooks(),
+            self._input_pictures_hook(),
             hooks.Progress(keys.LOG_PERIOD) if comm.is_main_process() else None,
             hooks.Writers(self.build_writers, keys.LOG_PERIOD) if comm.is_main_process() else None,
         ]
@@ -211,6 +212,14 @@ class Trainer(DefaultTrainer):
         return hooks.PreciseBatchNorm(
             cfg.TEST.EVAL_PERIOD, self.evaluation_model, loader, cfg.TEST.PRECISE_BN.NUM_ITER
         )
+
+    def _input_pictures_hook(self) -> detectron2_hooks.HookBase | None:
+        from seriatim.data.build import classifies
+
+        cfg, period = self.cfg, self.cfg.SERIATIM.HOOKS.PICTURE_PERIOD
+        if period <= 0 or not cfg.DATASETS.TRAIN or not classifies(cfg):
+            return None
+        return hooks.InputPictures(period, cfg.DATASETS.TRAIN[0], cfg.INPUT.FORMAT)
 
     def _evaluation_hooks(self) -> list[detectron2_hooks.HookBase]:
         cfg, keys = self.cfg, self.cfg.SERIATIM.HOOKS

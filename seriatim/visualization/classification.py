@@ -56,7 +56,9 @@ def _coloured(shares: np.ndarray) -> np.ndarray:
 
 def label_grid(records: Sequence[Mapping[str, Any]], texts: Sequence[Sequence[str]]) -> np.ndarray:
     """(H, W, 3) uint8 RGB: the images of records as they are stored, each over its lines."""
-    return grid([stored_image(record) for record in records], texts)
+    from seriatim.data.image import record_image
+
+    return grid([record_image(record, "RGB") for record in records], texts)
 
 
 def grid(images: Sequence[np.ndarray], texts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -86,11 +88,13 @@ def _fitted(image: np.ndarray) -> np.ndarray:
     return square
 
 
-def stored_image(record: Mapping[str, Any]) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, of a record with pixels or with a file."""
-    from seriatim.data.classification.mapper import in_format
-    from seriatim.data.image import read_image
+def best_classes(output: Mapping[str, Any], names: Sequence[str], count: int = 3) -> list[str]:
+    """The most probable classes of a classifier's output, each with its probability in percent."""
+    scores = output["scores"]
+    best = scores.argsort(descending=True)[:count].tolist()
+    return [f"{names[k]} {100 * float(scores[k]):.0f}%" for k in best]
 
-    if "pixels" in record:
-        return np.ascontiguousarray(in_format(record["pixels"], "RGB"))
-    return read_image(record["file_name"], "RGB")
+
+def label_name(label: int, names: Sequence[str]) -> str:
+    """The name of a class; "unlabelled" for what has none."""
+    return names[label] if 0 <= label < len(names) else "unlabelled"

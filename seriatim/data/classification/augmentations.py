@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torchvision.transforms import v2
 
+BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "zero": cv2.BORDER_CONSTANT}
 RATIOS = (3 / 4, 4 / 3)  # width to height of random crops
 _TRIES = 10
 
@@ -43,21 +44,26 @@ class FitCrop(T.Augmentation):
 
 
 class RandomShift(T.Augmentation):
-    """Shift by up to `pad` px each way, which is a crop of the padded image (He 2015)."""
+    """Shift by up to `pad` px each way, which is a crop of the padded image (He 2015).
 
-    def __init__(self, pad: int) -> None:
+    Args:
+        mode: of the padding, "reflect" or "zero".
+    """
+
+    def __init__(self, pad: int, mode: str = "reflect") -> None:
         super().__init__()
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         x, y = np.random.randint(-self.pad, self.pad + 1, 2).tolist()
-        return ShiftTransform(x, y)
+        return ShiftTransform(x, y, self.mode)
 
 
 class ShiftTransform(T.Transform):
-    """Move the image by `x` px to the right and `y` px down; what comes in is its mirror image."""
+    """Move the image by `x` px to the right and `y` px down; what comes in is its mirror image, or
+    with `mode` "zero" black."""
 
-    def __init__(self, x: int, y: int) -> None:
+    def __init__(self, x: int, y: int, mode: str = "reflect") -> None:
         super().__init__()
         self._set_attributes(locals())
 
@@ -65,7 +71,7 @@ class ShiftTransform(T.Transform):
         height, width = img.shape[:2]
         x, y = self.x, self.y
         sides = (max(y, 0), max(-y, 0), max(x, 0), max(-x, 0))
-        padded = cv2.copyMakeBorder(img, *sides, cv2.BORDER_REFLECT_101)
+        padded = cv2.copyMakeBorder(img, *sides, BORDERS[self.mode])
         top, left = max(-y, 0), max(-x, 0)
         return padded[top : top + height, left : left + width].reshape(img.shape)
 
@@ -73,7 +79,7 @@ class ShiftTransform(T.Transform):
         return coords + np.array([self.x, self.y], coords.dtype)
 
     def inverse(self) -> ShiftTransform:
-        return ShiftTransform(-self.x, -self.y)
+        return ShiftTransform(-self.x, -self.y, self.mode)
 
 
 class RandomAreaCrop(T.Augmentation):
@@ -188,7 +194,7 @@ def build_label_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentati
     elif size:
         steps.append(FitCrop(size, keys.TEST_SHARE if keys.CROP == "none" else 1.0))
     if keys.CROP == "pad":
-        steps.append(RandomShift(keys.PAD))
+        steps.append(RandomShift(keys.PAD, keys.PAD_MODE))
     if keys.HFLIP > 0:
         steps.append(T.RandomFlip(keys.HFLIP))
     return [*steps, *_strong(cfg, keys.RANDAUGMENT, keys.RANDAUGMENT_MAGNITUDE, keys.CUTOUT)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,7 +12,7 @@ from detectron2.data import transforms as T
 
 from seriatim.data.classification.augmentations import build_label_augmentations, build_views
 from seriatim.data.classification.dataset import UNLABELLED
-from seriatim.data.image import ImageCache, read_image
+from seriatim.data.image import ImageCache, in_format, read_image
 from seriatim.data.mapper import Source
 from seriatim.data.records import Record
 
@@ -82,16 +81,6 @@ class ClassificationMapper:
         if "pixels" not in record:
             return self._read(record["file_name"], self.image_format)
         return in_format(record["pixels"], self.image_format)
-
-
-def in_format(pixels: np.ndarray, image_format: str) -> np.ndarray:
-    """(H, W, 1) grey or (H, W, 3) RGB uint8 with the channels of "RGB", "BGR" or "L"."""
-    grey = pixels.shape[2] == 1
-    if image_format == "L":
-        return pixels if grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None]
-    if grey:
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
 def _augmented(

@@ -4,6 +4,7 @@ from seriatim.engine.hooks.best_checkpoint import BestCheckpoint
 from seriatim.engine.hooks.checkpoint import Checkpoint
 from seriatim.engine.hooks.early_stopping import EarlyStopping
 from seriatim.engine.hooks.evaluation import Evaluation
+from seriatim.engine.hooks.input_pictures import InputPictures
 from seriatim.engine.hooks.interrupt import Interrupt
 from seriatim.engine.hooks.pictures import Pictures
 from seriatim.engine.hooks.precise_bn import PreciseBatchNorm
@@ -18,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "Evaluation",
+    "InputPictures",
     "Interrupt",
     "Pictures",
     "PreciseBatchNorm",

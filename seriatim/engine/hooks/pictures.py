@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from seriatim.data.image import record_image
 from seriatim.engine.state import preserve_rng
 
 MAX_SIDE = 800  # px of each picture that goes to TensorBoard
@@ -62,11 +63,16 @@ class Pictures(HookBase):
 
     def _draw(self, record: dict[str, Any]) -> np.ndarray:
         """uint8 RGB (H, W, 3)."""
+        from seriatim.visualization.classification import best_classes, grid, label_name
         from seriatim.visualization.draw import draw_ground_truth, draw_predictions
 
-        image = detection_utils.read_image(record["file_name"], "RGB")
+        image = record_image(record, "RGB")
         metadata = MetadataCatalog.get(self._dataset)
         output = _to_cpu(self._predict(self._mapper(dict(record))))
+        if "label" in record:
+            names = metadata.thing_classes
+            lines = [f"true: {label_name(record['label'], names)}", *best_classes(output, names)]
+            return grid([image], [lines])
         scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
         truth = draw_ground_truth(image, record.get("annotations", []), metadata, scale=scale)
         prediction = draw_predictions(image, output, metadata, scale=scale)

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_json
+from seriatim.data.image import record_image
 from seriatim.engine.dump import BeforeStep
 from seriatim.engine.watchers import (
     DeadUnits,
@@ -164,16 +165,24 @@ class Watch(HookBase):
         sheet = ContactSheet(self._folder / f"{what.replace(' ', '_')}.jpg")
         for name, caption in noticed.images:
             if name in records:
-                image = detection_utils.read_image(name, "RGB")
-                title = f"{Path(name).name}: {caption}"
+                image = record_image(records[name], "RGB")
+                title = f"{Path(name).name}: {caption}{self._class_of(records[name])}"
                 sheet.add(Picture(*image.shape[:2], self._labels_of(records[name], image), title))
         return sheet.close()
+
+    def _class_of(self, record: dict[str, Any]) -> str:
+        if "label" not in record:
+            return ""
+        from seriatim.visualization.classification import label_name
+
+        names = MetadataCatalog.get(self.trainer.cfg.DATASETS.TRAIN[0]).thing_classes
+        return f", {label_name(record['label'], names)}"
 
     def _labels_of(self, record: dict[str, Any], image: np.ndarray):
         from seriatim.visualization.draw import draw_ground_truth
 
         metadata = MetadataCatalog.get(self.trainer.cfg.DATASETS.TRAIN[0])
-        labels = record.get("annotations", [])
+        labels = record.get("annotations", [])  # of an image as a whole it is in the title
         return lambda scale: draw_ground_truth(image, labels, metadata, scale=scale)
 
     # Checkpoints

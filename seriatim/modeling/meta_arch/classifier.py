@@ -14,6 +14,7 @@ from dataset_tools.errors import InputError
 from seriatim.modeling.classification_losses import ClassificationLoss, one_hot
 from seriatim.modeling.initialisation import LayerStart, initialise, layer_starts
 from seriatim.modeling.mixing import Mixer
+from seriatim.modeling.whitening import build_whitening
 
 # A last layer this small gives every class nearly the same score, whatever the features: ln C.
 LAST_LAYER_STD = 0.01
@@ -46,6 +47,7 @@ class ImageClassifier(nn.Module):
         top_k: int = 5,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        whitening: nn.Module | None = None,
         input_format: str = "RGB",
     ) -> None:
         """
@@ -56,6 +58,7 @@ class ImageClassifier(nn.Module):
             dropout: rate before the last layer.
             initialisation: of the backbone, see `initialise`; "" leaves it as it was built.
             pixel_mean, pixel_std: per channel, in the order `input_format`, 0–255.
+            whitening: takes normalised images and is not trained.
 
         Raises:
             InputError: there is no such feature, initialisation or layer to mix at.
@@ -80,6 +83,7 @@ class ImageClassifier(nn.Module):
         self.loss = loss
         self.top_k = min(top_k, num_classes)
         self.input_format = input_format
+        self.whitening = whitening or nn.Identity()
         self.mixer = mixer
         if mixer is not None:
             mixer.check_layers(self.blocks)
@@ -110,6 +114,7 @@ class ImageClassifier(nn.Module):
             "top_k": options.TOP_K,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "whitening": build_whitening(cfg),
             "input_format": cfg.INPUT.FORMAT,
         }
 
@@ -148,7 +153,7 @@ class ImageClassifier(nn.Module):
                 " resize them to one size."
             )
         stacked = torch.stack(images).to(self.device, non_blocking=True)
-        return (stacked.float() - self.pixel_mean) / self.pixel_std
+        return self.whitening((stacked.float() - self.pixel_mean) / self.pixel_std)
 
     def targets(self, batch: Sequence[dict[str, Any]]) -> Tensor:
         """(B, K) float, one 1 in each row.

@@ -133,6 +133,9 @@ def choose_dataset(cfg: CfgNode, name: str | None, group: str) -> str:
 
 def select(records: Sequence[T], num: int, match: str = "*", key: str = "file_name") -> list[T]:
     """At most `num` of the records whose file name (or its last part) matches, spread evenly."""
+    if match == "*":
+        count = min(num, len(records))
+        return [records[i * (len(records) - 1) // max(1, count - 1)] for i in range(count)]
     chosen = [
         record
         for record in records

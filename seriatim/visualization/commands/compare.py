@@ -1,5 +1,7 @@
 """Draw ground truth | prediction, the worst images first, and count what went wrong.
 
+Of a classifier: its figures, the confusion matrix and the worst errors.
+
 An object is found when a detection of its class overlaps it by an IoU of at least --iou. Detections
 left over that overlap an object of another class are of the wrong class, all others false alarms.
 """
@@ -77,8 +79,14 @@ def run(args: argparse.Namespace) -> int:
         name = common.open_dataset(args, "TEST")
         detect = _read_results(args.results, MetadataCatalog.get(name))
     elif args.config_file:
+        from seriatim.data.catalog import is_classification
+
         cfg = common.resolved_config(args, args.weights)
         name = common.choose_dataset(cfg, args.dataset, "TEST")
+        if is_classification(name):
+            from seriatim.visualization.commands.labels import compare_labels
+
+            return compare_labels(cfg, name, args.output)
         detect = _load_model(cfg)
     else:
         raise InputError(

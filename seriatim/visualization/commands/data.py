@@ -1,4 +1,4 @@
-"""Draw the ground truth of a dataset: boxes, masks, keypoints, semantic and panoptic labels."""
+"""Draw the ground truth of a dataset: boxes, masks, keypoints, labels of pixels and of images."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
 def ground_truth_picture(record: dict[str, Any], metadata: Any):
     """The picture of a record and a name for its file."""
+    if "label" in record:
+        from seriatim.visualization.commands.labels import label_picture
+
+        return label_picture(record, metadata), Path(record["file_name"]).stem
     from seriatim.data.image import read_image
     from seriatim.visualization.draw import legend
     from seriatim.visualization.items import to_items

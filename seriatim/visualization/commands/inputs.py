@@ -38,15 +38,18 @@ def run(args: argparse.Namespace) -> int:
     from detectron2.data import MetadataCatalog
 
     from dataset_tools.progress import track
-    from seriatim.data.loader import seeded, training_records
-    from seriatim.data.mapper import SeriatimMapper
+    from seriatim.data.build import build_mapper, classifies
+    from seriatim.data.loader import seeded, training_records, unlabelled_records
     from seriatim.visualization.commands.data import ground_truth_picture
 
     cfg = common.resolved_config(args)
     _, records = training_records(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    mapper = SeriatimMapper(cfg, is_train=True, keep_transforms=True)
-    mapper.use_pool(records)
+    mapper = build_mapper(cfg, is_train=True, keep_transforms=True)
+    if not classifies(cfg):
+        mapper.use_pool(records)
+    elif (others := unlabelled_records(cfg)) is not None:
+        records = records.followed_by(others)
     gallery = common.Gallery(args.output, "sheet.jpg", args.show)
     statistics = ChannelStatistics(cfg)
     chosen = common.select(records, args.num, args.match)
@@ -58,11 +61,20 @@ def run(args: argparse.Namespace) -> int:
             with seeded(cfg.SEED, number, draw):
                 given = mapper(record)
             statistics.add(given["image"])
-            picture = input_picture(given, cfg.INPUT.FORMAT, metadata)
-            gallery.add(picture, f"{name}_{draw}")
+            for picture in input_pictures(given, cfg.INPUT.FORMAT, metadata):
+                gallery.add(picture, f"{name}_{draw}")
     print(statistics.report())
     gallery.close()
     return 0
+
+
+def input_pictures(given: dict[str, Any], image_format: str, metadata: Any) -> list:
+    """The pictures of one input: one for detectors, for classifiers as many as it has views."""
+    if "label" in given:
+        from seriatim.visualization.commands.labels import view_pictures
+
+        return view_pictures(given, image_format, metadata)
+    return [input_picture(given, image_format, metadata)]
 
 
 def input_picture(given: dict[str, Any], image_format: str, metadata: Any):
@@ -140,6 +152,9 @@ _WORDS = {
     "AffineColourTransform": _colour,
     "BlendTransform": lambda t: f"blend ×{t.dst_weight:.2f}",
     "RotationTransform": lambda t: f"rotate {t.angle:.0f}°",
+    "ShiftTransform": lambda t: f"shift {t.x:+d}, {t.y:+d}" if t.x or t.y else "",
+    "RandAugmentTransform": lambda t: "RandAugment",
+    "EraseTransform": lambda t: f"cutout at {t.x0}, {t.y0}",
 }
 
 

@@ -1,7 +1,8 @@
 """Draw what a model finds in images, a video or a camera, and write the detections as JSON.
 
 The detections go to detections.json in COCO's results format, with the file's name added. Images
-that belong to a dataset of the config keep its image ids; others are numbered from 1.
+that belong to a dataset of the config keep its image ids; others are numbered from 1. What a
+classifier says goes to predictions.json; it also takes the name of a dataset as INPUT.
 """
 
 from __future__ import annotations
@@ -52,17 +53,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from seriatim.data.build import classifies
+
     cfg = common.resolved_config(args, args.weights)
-    source = open_input(args.input)
+    labels = classifies(cfg)
+    source = _records(cfg, args) if labels else open_input(args.input)
     from seriatim.predictor import Predictor
 
     predictor = Predictor(cfg)
     print(f"weights: {predictor.weights}")
+    if labels:
+        from seriatim.visualization.commands.labels import predict_labels
+
+        return predict_labels(source, predictor, args.output, args.show)
     if isinstance(source, list):
         return predict_images(source[: args.num], predictor, args)
     from seriatim.visualization.commands.video import predict_video
 
     return predict_video(source, predictor, args)
+
+
+def _records(cfg: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a classifier is asked of: images of a dataset, or files."""
+    from detectron2.data import DatasetCatalog
+
+    from dataset_tools.errors import InputError
+
+    if args.input in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        return common.select(DatasetCatalog.get(args.input), args.num or 24)
+    source = open_input(args.input)
+    if not isinstance(source, list):
+        raise InputError("A classifier is shown images or a dataset of the config, not a film.")
+    return [{"file_name": str(path)} for path in source[: args.num]]
 
 
 def open_input(text: str) -> list[Path] | str | int:

@@ -23,7 +23,7 @@ from seriatim.data.classification.augmentations import (
     RandomShift,
     ShiftTransform,
 )
-from seriatim.data.classification.mapper import in_format
+from seriatim.data.image import in_format
 from seriatim.data.loader import build_test_loader, build_train_loader, seeded
 from seriatim.testing.labelled import make_labelled, write_idx, write_image_folder, write_npz
 
@@ -34,10 +34,11 @@ def numbered(height=12, width=15, channels=3):
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (3, 2), (-4, 1), (2, -3), (-1, -4)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_shift_is_a_crop_of_the_mirrored_image(x, y, channels):
+@pytest.mark.parametrize(("mode", "pad"), [("reflect", "reflect"), ("zero", "constant")])
+def test_a_shift_is_a_crop_of_the_padded_image(x, y, channels, mode, pad):
     image = numbered(channels=channels)
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    shifted = ShiftTransform(x, y).apply_image(image)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode=pad)
+    shifted = ShiftTransform(x, y, mode).apply_image(image)
     assert np.array_equal(shifted, padded[4 - y : 16 - y, 4 - x : 19 - x])
     # What is still inside comes back to where it was.
     back = ShiftTransform(x, y).inverse().apply_image(shifted)
@@ -207,6 +208,7 @@ def test_transforms_are_kept_and_lead_back(tmp_path, labelled):
         ("CROP", "area", "with a SIZE"),
         ("SIZE", (32,), "(height, width)"),
         ("HFLIP", 1.5, "from 0 to 1"),
+        ("PAD_MODE", "edge", "reflect or zero"),
         ("RANDAUGMENT_MAGNITUDE", 31, "from 0 to 30"),
     ],
 )
