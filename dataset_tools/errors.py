@@ -85,6 +85,8 @@ def run(main: Callable[[], int | None]) -> int:
         return 0
     except Exception as error:
         message = None
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            error = error.__context__  # what pathlib makes of links in a ring
         if isinstance(error, OSError):
             message = explain_os_error(error)
         elif isinstance(error, ModuleNotFoundError):

@@ -61,6 +61,21 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         os.replace(folder, path)
 
 
+@contextmanager
+def late_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder, the files of which move into the folder `path` on success, beside
+    what is there already. On failure they are removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        yield Path(temporary)
+        for place, _, names in os.walk(temporary):
+            target = path / os.path.relpath(place, temporary)
+            target.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                os.replace(os.path.join(place, name), target / name)
+
+
 def read_bytes(path: str | Path) -> bytes:
     """Content of a file. InputError if it is not there, is no regular file, or cannot be read."""
     # A pipe would have us wait for ever.

@@ -21,6 +21,9 @@ SUFFIXES = frozenset(
     for suffix in "bmp gif jfif jpe jpeg jpg pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
 )
 MOST_PIXELS = 178_956_970  # that Pillow opens: twice those that it warns of
+_MASK_FOLDERS = frozenset(
+    ("masks", "class_masks", "bitmasks", "SegmentationClass", "SegmentationObject")
+)
 _EXIF_ORIENTATION = 274
 _HEADER_BYTES = 4096  # hold all before the pixels of a JPEG file without EXIF
 _SUFFIX_OF = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -69,6 +72,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise InputError(f"{path}: cannot be read as an image: {error}") from error
 
 
+def is_mask_name(path: str) -> bool:
+    """Whether an image file is a label and no image: one in a folder of masks."""
+    return not _MASK_FOLDERS.isdisjoint(path.split("/")[:-1])
+
+
 def content_size(content: bytes, place: str) -> tuple[int, int]:
     """As `image_size`, of an image file's `content`. `place` is for messages."""
     return _plain_jpeg_size(content[:_HEADER_BYTES]) or _size(io.BytesIO(content), place)
@@ -115,10 +123,15 @@ def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
 
 
 def inside(root: str | Path, file_name: str) -> Path:
-    """Path of a file of the image root. InputError if its name leads out of the root."""
+    """Path of a file of the image root. InputError if its name leads out of the root, or no file
+    can be called so."""
     parts = file_name.replace("\\", "/").split("/")
     if not file_name or not parts[0] or ".." in parts or "\0" in file_name:
         raise InputError(f"{file_name!r} leads out of the folder of images. Mend the file name.")
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError as error:
+        raise InputError(f"No file can be called {file_name!r}. Mend the file name.") from error
     return Path(root) / file_name
 
 

@@ -24,7 +24,7 @@ from dataset_tools.coco import (
     write_coco,
 )
 from dataset_tools.errors import InputError
-from dataset_tools.files import atomic_path
+from dataset_tools.files import atomic_path, late_folder
 from dataset_tools.images import read_picture
 from dataset_tools.progress import track
 from dataset_tools.provenance import derived_info, find_images
@@ -155,8 +155,8 @@ def tile_dataset(
         "keep_empty": keep_empty,
     }
     info = derived_info(dataset.info, step, output / "images", target)
-    cutter = _Cutter(root, output / "images", size, overlap, min_area_share, keep_empty)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with late_folder(output / "images") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        cutter = _Cutter(root, folder, size, overlap, min_area_share, keep_empty)
         sources = track(dataset.images, len(dataset.images), "images", progress)
         tiles = (tile for source in sources for tile in cutter.cut(source, pool.map))
         summary = write_coco(target, tiles, dataset.categories, info, dataset.licenses)

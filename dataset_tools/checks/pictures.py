@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dataset_tools.checks.report import Severity, rule, rule_across
 from dataset_tools.checks.subject import ImageRow, Subject
 from dataset_tools.errors import InputError
-from dataset_tools.images import image_size, is_image_name, walk_files
+from dataset_tools.images import image_size, is_image_name, is_mask_name, walk_files
 from dataset_tools.progress import track
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def unreferenced_image(subjects: Sequence[Subject]) -> Iterator[str]:
             if row.file_name is not None
         }
         for name in _image_names(root):
-            if os.path.normpath(root / name) not in named:
+            if os.path.normpath(root / name) not in named and not is_mask_name(name):
                 yield name
 
 

@@ -207,6 +207,14 @@ class Glimpse:
             self._sorted[suffixes] = sorted(found, key=lambda name: (name.count("/"), name))
         return self._sorted[suffixes]
 
+    def first(
+        self, looks_right: Callable[[str], bool], *suffixes: str, most: int = 20
+    ) -> str | None:
+        """The first of the nearest `most` files with these suffixes the beginning of which looks
+        right; None if none does."""
+        names = self.with_suffix(*suffixes)[:most]
+        return next((name for name in names if looks_right(self.head(name))), None)
+
     def head(self, name: str) -> str:
         """Beginning of a file of `files`, as text (bytes that are none are replaced)."""
         return decode_text(self.head_bytes(name), errors="replace")

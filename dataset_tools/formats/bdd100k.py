@@ -66,10 +66,10 @@ def plan(path: Path, notes: Notes, images: Path | None = None, edges: str = "inc
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """JSON of frames that have a name and labels of box2d, poly2d or rle."""
-    for name in glimpse.with_suffix(".json")[:20]:
-        if _looks_like_frames(glimpse.head(name)):
-            return Evidence(f"{name} is JSON of frames with labels of box2d, poly2d or rle")
-    return None
+    name = glimpse.first(_looks_like_frames, ".json")
+    return (
+        Evidence(f"{name} is JSON of frames with labels of box2d, poly2d or rle") if name else None
+    )
 
 
 @dataclass

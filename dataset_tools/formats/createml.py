@@ -70,10 +70,10 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A JSON list of images with coordinates."""
-    for name in glimpse.with_suffix(".json")[:20]:
-        if _looks_right(glimpse.head(name)):
-            return Evidence(f"{name} is a JSON list of images with labels and coordinates")
-    return None
+    name = glimpse.first(_looks_right, ".json")
+    return (
+        Evidence(f"{name} is a JSON list of images with labels and coordinates") if name else None
+    )
 
 
 @dataclass

@@ -74,10 +74,10 @@ def plan(path: Path, notes: Notes, images: Path | None = None, names: str | None
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A file *.data with `train = …` and `names = …`."""
-    for name in glimpse.with_suffix(".data"):
-        if is_darknet(glimpse.head(name)):
-            return Evidence(f"{name} has train and names, as Darknet's lists of files have")
-    return None
+    name = glimpse.first(is_darknet, ".data")
+    return (
+        Evidence(f"{name} has train and names, as Darknet's lists of files have") if name else None
+    )
 
 
 def write(

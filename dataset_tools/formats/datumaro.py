@@ -85,10 +85,8 @@ def plan(path: Path, notes: Notes, images: Path | None = None, groups: str = "ob
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A JSON object with Datumaro's version, or with its categories and items."""
-    for name in glimpse.with_suffix(".json")[:20]:
-        if _looks_right(glimpse.head(name)):
-            return Evidence(f"{name} has categories and items as Datumaro has them")
-    return None
+    name = glimpse.first(_looks_right, ".json")
+    return Evidence(f"{name} has categories and items as Datumaro has them") if name else None
 
 
 @dataclass

@@ -18,6 +18,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of
 from dataset_tools.formats.reading import (
     IGNORED,
+    all_lines,
     are_numbers,
     find_image,
     ignored_region,
@@ -64,11 +65,8 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files of lines of a name and 14 or 15 numbers."""
-    for name in glimpse.with_suffix(".txt")[:50]:
-        lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
-        if lines and all(map(is_object, lines[:-1] or lines)):
-            return Evidence(f"{name} has lines of a type and KITTI's 14 numbers")
-    return None
+    name = glimpse.first(lambda head: all_lines(head, is_object), ".txt", most=50)
+    return Evidence(f"{name} has lines of a type and KITTI's 14 numbers") if name else None
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of
 from dataset_tools.formats.frames import Dialect, VideoReader
 from dataset_tools.formats.kitti import IGNORED_TYPE, TYPES, categories, is_object, read_object
-from dataset_tools.formats.reading import IGNORED, are_numbers, text_labels
+from dataset_tools.formats.reading import IGNORED, all_lines, are_numbers, text_labels
 from dataset_tools.notes import Notes
 
 LABEL_FOLDERS = ("label_02", "label_03")
@@ -43,11 +43,12 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files of lines of two whole numbers, a name and 14 or 15 numbers."""
-    for name in glimpse.with_suffix(".txt")[:50]:
-        lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
-        if lines and all(map(_is_tracked, lines[:-1] or lines)):
-            return Evidence(f"{name} has lines of a frame, a track, a type and KITTI's 14 numbers")
-    return None
+    name = glimpse.first(lambda head: all_lines(head, _is_tracked), ".txt", most=50)
+    return (
+        Evidence(f"{name} has lines of a frame, a track, a type and KITTI's 14 numbers")
+        if name
+        else None
+    )
 
 
 def _looks_like_labels(path: Path) -> bool:

@@ -107,10 +107,8 @@ def plan(
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """A JSON list of tasks with annotations as Label Studio has them, or its JSON-MIN."""
-    for name in glimpse.with_suffix(".json")[:20]:
-        if _looks_right(glimpse.head(name)):
-            return Evidence(f"{name} is a JSON list of Label Studio's tasks")
-    return None
+    name = glimpse.first(_looks_right, ".json")
+    return Evidence(f"{name} is a JSON list of Label Studio's tasks") if name else None
 
 
 @dataclass

@@ -58,10 +58,8 @@ def plan(
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Rows with data_row and projects."""
-    for name in glimpse.with_suffix(*SUFFIXES)[:20]:
-        if _looks_right(glimpse.head(name)):
-            return Evidence(f"{name} has rows with Labelbox's data_row and projects")
-    return None
+    name = glimpse.first(_looks_right, *SUFFIXES)
+    return Evidence(f"{name} has rows with Labelbox's data_row and projects") if name else None
 
 
 @dataclass

@@ -47,6 +47,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}:{number}", line.strip()
 
 
+def all_lines(head: str, looks_right: Callable[[str], bool]) -> bool:
+    """Whether the lines of a file's beginning look right, of which the last may be cut off."""
+    lines = [line for line in head.splitlines() if line.strip()]
+    return bool(lines) and all(map(looks_right, lines[:-1] or lines))
+
+
 def number(word: str, place: str) -> float:
     """A finite number. InputError if `word` is none."""
     try:

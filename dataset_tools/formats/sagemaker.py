@@ -60,10 +60,8 @@ def plan(
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Lines with source-ref and metadata."""
-    for name in glimpse.with_suffix(*SUFFIXES)[:20]:
-        if _looks_right(glimpse.head(name)):
-            return Evidence(f"{name} has lines with Ground Truth's {SOURCE} and metadata")
-    return None
+    name = glimpse.first(_looks_right, *SUFFIXES)
+    return Evidence(f"{name} has lines with Ground Truth's {SOURCE} and metadata") if name else None
 
 
 @dataclass

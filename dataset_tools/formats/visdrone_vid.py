@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of
 from dataset_tools.formats.frames import Dialect, VideoReader
-from dataset_tools.formats.reading import IGNORED, text_labels
+from dataset_tools.formats.reading import IGNORED, all_lines, text_labels
 from dataset_tools.formats.visdrone import CLASSES, NAMES, categories, is_box, read_box
 from dataset_tools.notes import Notes
 
@@ -46,11 +46,12 @@ def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "c
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files in annotations/, of lines of a frame, a target and a box of VisDrone's."""
-    for name in glimpse.with_suffix(".txt")[:50]:
-        lines = [line for line in glimpse.head(name).splitlines() if line.strip()]
-        if lines and all(map(_is_tracked, lines[:-1] or lines)):
-            return Evidence(f"{name} has lines of a frame, a target and VisDrone's 8 numbers")
-    return None
+    name = glimpse.first(lambda head: all_lines(head, _is_tracked), ".txt", most=50)
+    return (
+        Evidence(f"{name} has lines of a frame, a target and VisDrone's 8 numbers")
+        if name
+        else None
+    )
 
 
 def _looks_like_labels(path: Path) -> bool:

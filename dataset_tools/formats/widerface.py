@@ -62,10 +62,8 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Text files that begin with an image's path, a number, and a line of ten numbers."""
-    for name in glimpse.with_suffix(".txt")[:50]:
-        if _looks_like_labels(glimpse.head(name)):
-            return Evidence(f"{name} has an image, a number and lines of ten numbers")
-    return None
+    name = glimpse.first(_looks_like_labels, ".txt", most=50)
+    return Evidence(f"{name} has an image, a number and lines of ten numbers") if name else None
 
 
 @dataclass

@@ -424,6 +424,8 @@ def test_unreferenced_image(folder):
     (folder / "images/more").mkdir()
     shutil.copy(folder / "images/0001.png", folder / "images/more/unknown.png")
     (folder / "images/readme.txt").write_text("no image")
+    (folder / "images/masks").mkdir()  # labels, not images
+    shutil.copy(folder / "images/0001.png", folder / "images/masks/0001.png")
     found = rules_found(folder)
     assert found["unreferenced-image"].places == ["more/unknown.png"]
     assert set(found) == {"unreferenced-image"}

@@ -60,3 +60,10 @@ def test_the_word_error_stays_beside_a_path_longer_than_the_line(capsys):
     path = "/" + "very_long_folder_name/" * 8 + "labels.json"
     run(_raise(InputError(f"{path} holds no images.")))
     assert capsys.readouterr().err.startswith(f"error: {path}")
+
+
+def test_links_in_a_ring_are_the_users(tmp_path, capsys):
+    ring = tmp_path / "ring.json"
+    ring.symlink_to(ring)
+    assert run(lambda: ring.resolve() and 0) == 2
+    assert "ring.json" in capsys.readouterr().err

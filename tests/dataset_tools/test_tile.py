@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from dataset_tools.cli import main
-from dataset_tools.coco import Annotation, load_coco
+from dataset_tools.coco import Annotation, Image, load_coco, write_coco
+from dataset_tools.errors import InputError
 from dataset_tools.rle import decode_mask, encode_mask, polygons_area
 from dataset_tools.tile import Tile, clip_annotation, tile_dataset, tile_name, tiles_of
 from seriatim.testing.shapes import make_shapes
+from tests.dataset_tools.makers import picture
 
 SIDES = st.integers(1, 400)
 TILES = st.integers(8, 120)
@@ -289,3 +291,18 @@ def test_bad_input_is_told_and_writes_no_labels(drawn, tmp_path, spoil, capsys):
     error = capsys.readouterr().err
     assert "0000.tif" in error if spoil == "names" else "0001.png" in error
     assert not (output / "shapes.json").exists()
+
+
+def test_nothing_is_left_of_a_tiling_that_fails(tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"photos/{name}.png", 40, 20)
+    images = [Image(f"{n}.png", 40, 20, [Annotation("cat", (1, 1, 39, 19))]) for n in "ab"]
+    write_coco(tmp_path / "all.json", images, None, {"image_root": "photos"})
+    (tmp_path / "photos/b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b\.png"):
+        tile_dataset(tmp_path / "all.json", tmp_path / "out", size=16)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    picture(tmp_path / "photos/b.png", 40, 20)
+    tile_dataset(tmp_path / "all.json", tmp_path / "out", size=16)
+    found = load_coco(tmp_path / "out/all.json").images
+    assert all((tmp_path / "out/images" / image.file_name).is_file() for image in found)

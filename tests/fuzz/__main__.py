@@ -1,6 +1,7 @@
-"""`python -m tests.fuzz`: damage datasets of every format and convert them.
+"""`python -m tests.fuzz`: damage datasets of every format, convert them, and use COCO files.
 
-The exit code is 1 if a fault was found. A case is repeated by `--formats NAME --only SEED`.
+The exit code is 1 if a fault was found. A case is repeated by `--formats NAME --only SEED`, or by
+`--tools NAME --only SEED`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from dataset_tools.formats import NAMES
 from tests.fuzz.fixtures import Fixture, make_fixtures
+from tests.fuzz.tools import COMMANDS, make_tool_fixtures
 from tests.fuzz.trial import Trial, run_trial
 
 MEMORY = 8 * 2**30  # bytes of address space: a bomb is to burst here, not in the machine
@@ -26,9 +28,10 @@ def main() -> int:
     """Try and tell."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     add = parser.add_argument
-    add("--cases", type=int, default=200, help="of each format (default: %(default)s)")
+    add("--cases", type=int, default=200, help="of each format and tool (default: %(default)s)")
     add("--seed", default="0", help="another seed, other cases")
-    add("--formats", nargs="+", choices=NAMES, metavar="NAME", help="these only")
+    add("--formats", nargs="+", choices=NAMES, metavar="NAME", help="these only, and no tools")
+    add("--tools", nargs="*", choices=COMMANDS, metavar="NAME", help="these only (default: all)")
     add("--harvest", action="store_true", help="damage all that the readers' own tests read, too")
     add("--only", metavar="SEED", help="one case again, as a fault names it")
     add("--minutes", type=float, help="stop after about that long")
@@ -40,7 +43,11 @@ def main() -> int:
     faults: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
         by_format: dict[str, list[Fixture]] = {}
-        fixtures = make_fixtures(Path(folder), args.formats or tuple(NAMES), args.harvest)
+        fixtures = []
+        if args.formats or args.tools is None:
+            fixtures += make_fixtures(Path(folder), args.formats or tuple(NAMES), args.harvest)
+        if not args.formats:
+            fixtures += make_tool_fixtures(Path(folder), args.tools or tuple(COMMANDS))
         for fixture in fixtures:
             by_format.setdefault(fixture.format, []).append(fixture)
         started = time.monotonic()
@@ -60,7 +67,9 @@ def main() -> int:
                 break
     told = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.most_common())
     seconds = time.monotonic() - started
-    print(f"{counts.total():,} cases of {len(by_format)} formats in {seconds:.0f} s: {told}")
+    print(
+        f"{counts.total():,} cases of {len(by_format)} formats and tools in {seconds:.0f} s: {told}"
+    )
     print(f"{len(faults):,} with faults")
     return 1 if faults else 0
 

@@ -31,10 +31,12 @@ PACKED: list[tuple[str, Callable[[Path], object]]] = [
 
 @dataclass(frozen=True)
 class Fixture:
-    """A dataset in a folder, of a format."""
+    """A dataset in a folder, of a format; or, with `run`, for a tool (called `format`) that it
+    runs: on a folder, into another one. InputError if it is refused."""
 
     format: str
     folder: Path
+    run: Callable[[Path, Path], None] | None = None
 
 
 def make_fixtures(

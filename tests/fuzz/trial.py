@@ -49,7 +49,7 @@ class Hang(BaseException):
 
 
 def run_trial(fixture: Fixture, seed: str, folder: Path) -> Trial:
-    """Damage a copy of the fixture and convert it, in the new `folder`."""
+    """Damage a copy of the fixture and convert it, or run its tool, in the new `folder`."""
     random = Random(seed)
     trial = Trial(fixture.format, seed)
     source, output = folder / "deep/down/in", folder / "deep/down/out"
@@ -65,7 +65,11 @@ def run_trial(fixture: Fixture, seed: str, folder: Path) -> Trial:
     with _watched(output) as strays:
         try:
             with _limited(SECONDS):
-                convert_dataset(name, path, output, skip_errors=skip)
+                if fixture.run is None:
+                    convert_dataset(name, path, output, skip_errors=skip)
+                else:
+                    output.mkdir()
+                    fixture.run(source, output / "new")  # which may appear by a rename
             trial.outcome = "converted"
         except InputError as error:
             trial.outcome = "refused"
@@ -77,23 +81,24 @@ def run_trial(fixture: Fixture, seed: str, folder: Path) -> Trial:
             trial.faults.append(traceback.format_exc(limit=-5))
     trial.faults += sorted(strays)
     trial.faults += [f"changed: {path}" for path in before ^ _snapshot(folder, output)]
-    trial.faults += _faults_of_output(output, trial.outcome == "converted")
+    done = trial.outcome == "converted"
+    trial.faults += _faults_of_output(output, done, is_dataset=fixture.run is None)
     return trial
 
 
-def _faults_of_output(output: Path, converted: bool) -> Iterator[str]:
+def _faults_of_output(output: Path, converted: bool, is_dataset: bool) -> Iterator[str]:
     files = [path for path in output.rglob("*") if not path.is_dir()] if output.exists() else []
     for path in files:
         if not converted:
             yield f"left behind after an error: {path.relative_to(output)}"
         elif path.is_symlink() or path.name.startswith("."):
             yield f"not whole: {path.relative_to(output)}"
-        elif path.parent == output:
+        elif path.parent == output and is_dataset:
             try:
                 load_coco(path)
             except Exception:
                 yield f"{path.name} cannot be read again: {traceback.format_exc(limit=-2)}"
-    if converted and not any(path.parent == output for path in files):
+    if converted and is_dataset and not any(path.parent == output for path in files):
         yield "nothing was written"
 
 
@@ -131,7 +136,7 @@ def _limited(seconds: int) -> Iterator[None]:
 # An audit hook cannot be taken away again: there is one, which watches when it is told to.
 _watch: tuple[str, set[str]] | None = None
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = {"os.rename": 2, "os.mkdir": 1, "os.link": 2, "os.symlink": 2, "os.remove": 1,
+_CHANGES = {"os.rename": 2, "os.mkdir": 1, "os.symlink": 2, "os.remove": 1,
             "os.truncate": 1, "os.chmod": 1, "os.rmdir": 1}  # fmt: skip
 _FORBIDDEN = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect")
 
@@ -158,6 +163,8 @@ def _audit(event: str, arguments: tuple) -> None:
         paths = arguments[:1]
     elif event in _CHANGES:
         paths = arguments[: _CHANGES[event]]
+    elif event == "os.link":  # what it leads to stays as it is
+        paths = arguments[1:2]
     for path in paths:
         if isinstance(path, bytes):
             path = os.fsdecode(path)
