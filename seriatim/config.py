@@ -11,7 +11,7 @@ import ast
 import difflib
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -365,10 +365,21 @@ def _add_evaluation_keys(cfg: CfgNode) -> None:
     e.TILE_NMS_THRESH = 0.6
 
 
+_extensions: list[Callable[[CfgNode], None]] = []
+
+
+def extend_config(add_keys: Callable[[CfgNode], None]) -> None:
+    """Make the keys of a project known: `add_keys(cfg)` is called for every config from now on."""
+    if add_keys not in _extensions:
+        _extensions.append(add_keys)
+
+
 def get_cfg() -> CfgNode:
-    """Detectron2's defaults plus every key of Seriatim."""
+    """Detectron2's defaults plus every key of Seriatim, and of the projects that are imported."""
     cfg = get_detectron2_cfg()
     add_seriatim_config(cfg)
+    for add_keys in _extensions:
+        add_keys(cfg)
     return cfg
 
 

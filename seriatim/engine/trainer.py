@@ -191,6 +191,7 @@ class Trainer(DefaultTrainer):
         return [
             detectron2_hooks.IterationTimer(),
             detectron2_hooks.LRScheduler(),
+            hooks.ModelStep() if hasattr(self.bare_model, "after_step") else None,
             None if self.average is None else EMAHook(self.average),
             hooks.Statistics(keys.LOG_PERIOD, keys.HISTOGRAM_PERIOD),
             hooks.Watch(keys.WATCH_PERIOD) if keys.WATCH else None,

@@ -9,6 +9,7 @@ _HELP = {
     "inputs": "the very tensors that the network gets, after augmentation",
     "predictions": "what a model finds in images, a video or a camera",
     "compare": "ground truth | prediction, the worst images first",
+    "explain": "where a model looked: Grad-CAM, integrated gradients",
     "curves": "loss, AP and learning rate over the steps of training",
 }
 

@@ -6,6 +6,7 @@ from seriatim.engine.hooks.early_stopping import EarlyStopping
 from seriatim.engine.hooks.evaluation import Evaluation
 from seriatim.engine.hooks.input_pictures import InputPictures
 from seriatim.engine.hooks.interrupt import Interrupt
+from seriatim.engine.hooks.model_step import ModelStep
 from seriatim.engine.hooks.pictures import Pictures
 from seriatim.engine.hooks.precise_bn import PreciseBatchNorm
 from seriatim.engine.hooks.progress import Progress
@@ -21,6 +22,7 @@ __all__ = [
     "Evaluation",
     "InputPictures",
     "Interrupt",
+    "ModelStep",
     "Pictures",
     "PreciseBatchNorm",
     "Progress",
