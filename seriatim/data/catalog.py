@@ -91,6 +91,12 @@ def dataset_facts(name: str) -> Facts | None:
     return _registered[name].facts if name in _registered else None
 
 
+def dataset_stamp(name: str) -> tuple[Any, ...]:
+    """Path, time and size of the files that a dataset from SERIATIM.DATASETS was read from; () for
+    any other dataset."""
+    return _registered[name].stamp if name in _registered else ()
+
+
 def is_classification(name: str) -> bool:
     """Whether a registered dataset has labels of whole images."""
     return MetadataCatalog.get(name).get("evaluator_type") == "classification"

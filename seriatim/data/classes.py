@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from dataset_tools.errors import InputError
+from seriatim.data.catalog import is_classification
 from seriatim.data.checks import require_known
+from seriatim.data.loader import training_records
+from seriatim.modeling.classification_losses import NEED_COUNTS
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,17 @@ def resolve_num_classes(cfg: CfgNode) -> None:
             )
     if cfg.MODEL.KEYPOINT_ON:
         _resolve_keypoints(cfg, names)
+
+
+def resolve_class_counts(cfg: CfgNode) -> None:
+    """Fill an empty MODEL.CLASSIFIER.CLASS_COUNTS from the labels that training sees, where
+    MODEL.CLASSIFIER.LOSS weighs classes by them."""
+    options = cfg.MODEL.CLASSIFIER
+    wanted = cfg.DATASETS.TRAIN and options.LOSS in NEED_COUNTS and not options.CLASS_COUNTS
+    if wanted and all(is_classification(name) for name in cfg.DATASETS.TRAIN):
+        labels = [record["label"] for record in training_records(cfg)[1]]
+        counts = np.bincount(labels, minlength=options.NUM_CLASSES)
+        options.CLASS_COUNTS = tuple(counts.tolist())
 
 
 def shared_metadata(names: Sequence[str], field: str) -> list[str] | None:

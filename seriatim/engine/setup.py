@@ -21,7 +21,7 @@ from dataset_tools.files import write_text
 from seriatim.config import load_config
 from seriatim.data.catalog import register_datasets
 from seriatim.data.checks import check_data
-from seriatim.data.classes import resolve_num_classes
+from seriatim.data.classes import resolve_class_counts, resolve_num_classes
 from seriatim.data.loader import training_records
 from seriatim.data.statistics import resolve_normalisation
 from seriatim.engine.checkpointer import remove_leftovers
@@ -64,6 +64,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     validate(cfg)
     check_data(cfg)
     resolve_normalisation(cfg)
+    resolve_class_counts(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     resolve_schedule(cfg)
     resolve_seed(cfg, resume=getattr(args, "resume", False))

@@ -216,9 +216,13 @@ class DeadUnits(Watcher):
             channel = output.ndim - 1 if output.ndim == 3 else 1  # (N, tokens, C); else (N, C, …)
             others = [d for d in range(output.ndim) if d != channel]
             largest = output.detach().amax(others)
-            if name in self._largest:
-                largest = torch.maximum(largest, self._largest[name])
-            self._largest[name] = largest
+            known = self._largest.get(name)
+            # One ReLU can serve layers of several widths.
+            same = known is None or known.shape == largest.shape
+            key = name if same else f"{name} ({len(largest)} channels)"
+            if key in self._largest:
+                largest = torch.maximum(largest, self._largest[key])
+            self._largest[key] = largest
 
         return keep
 

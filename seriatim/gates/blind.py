@@ -16,6 +16,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from seriatim.engine.train_step import NonFiniteError
+from seriatim.gates import labelled
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record
 from seriatim.gates.practice import Practice, practise, smoothed
@@ -127,9 +128,11 @@ def blacken(item: Record) -> Record:
 
 
 def with_labels_of_others(records: list[Record]) -> list[Record]:
-    """Every record with the annotations of another one, scaled to its size."""
+    """Every record with the annotations of another one, scaled to its size, or its label."""
     order = list(range(len(records)))
     shift = random.Random(0).randrange(1, len(records))
+    if labelled.has_labels(records):
+        return labelled.with_labels_of_others(records, shift)
     mixed = []
     for place, record in enumerate(records):
         giver = records[order[(place + shift) % len(records)]]

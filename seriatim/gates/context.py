@@ -18,8 +18,10 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from seriatim.data.classification.dataset import UNLABELLED
 from seriatim.data.loader import seeded, training_records
 from seriatim.engine.state import preserve_plain_state, preserve_rng
+from seriatim.gates.labelled import as_dataset, has_labels
 from seriatim.gates.reads import NotingConfig, Reads, shared
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class Context:
 
     def covering(self, records: Sequence[Record], count: int) -> list[Record]:
         """`count` records that show as many classes as can be, those with few objects first."""
-        pool = [record for record in records if objects_of(record)]
+        pool = [record for record in records if classes_of(record)]
         pool.sort(key=lambda record: (abs(len(objects_of(record)) - 6), record["file_name"]))
         chosen: list[Record] = []
         seen: set[int] = set()
@@ -124,7 +126,7 @@ class Context:
                 seen = set()  # all that can be covered is: begin anew with what is left
                 best = max(pool, key=lambda record: len(classes_of(record)))
             seen |= classes_of(best)
-            pool.remove(best)
+            pool = [record for record in pool if record is not best]  # == would compare pixels
             chosen.append(best)
         return chosen
 
@@ -137,18 +139,22 @@ class Context:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.pop(name, None)
-        DatasetCatalog.register(name, lambda: copy.deepcopy(list(records)))
         kept = {k: v for k, v in MetadataCatalog.get(like).as_dict().items() if k not in _OF_FILES}
+        if has_labels(records):
+            dataset = as_dataset(name, kept["thing_classes"], records)
+            DatasetCatalog.register(name, lambda: dataset)
+        else:
+            DatasetCatalog.register(name, lambda: copy.deepcopy(list(records)))
         MetadataCatalog.get(name).set(**{**kept, "name": name})
         return name
 
     def train_mapper(self, augment: bool = True):
         """The trainer's mapper for training; without `augment` images are resized as in testing."""
-        from seriatim.data.mapper import build_augmentations
+        from seriatim.data.build import fixed_augmentations
 
         mapper = self.trainer_class.build_mapper(self.cfg, is_train=True)
         if not augment and hasattr(mapper, "augmentations"):
-            mapper.augmentations = T.AugmentationList(build_augmentations(self.cfg, is_train=False))
+            mapper.augmentations = T.AugmentationList(fixed_augmentations(self.cfg))
             if hasattr(mapper, "recompute_boxes"):
                 mapper.recompute_boxes = False  # that is for crops, of which there are none now
         return mapper
@@ -158,10 +164,12 @@ class Context:
     ) -> Batch:
         """`records` mapped for training, each with a seed of its own.
 
-        A `short_edge` in px replaces the size that they are resized to without `augment`.
+        A `short_edge` in px replaces the size that they are resized to without `augment`, unless
+        they have labels as a whole: classifiers have a size of their own.
         """
         mapper = self.train_mapper(augment)
-        if short_edge is not None and hasattr(mapper, "augmentations"):
+        resizable = hasattr(mapper, "augmentations") and not has_labels(records)
+        if short_edge is not None and resizable:
             resize = T.ResizeShortestEdge(short_edge, self.cfg.INPUT.MAX_SIZE_TEST)
             mapper.augmentations = T.AugmentationList([resize])
         mapped = []
@@ -184,10 +192,16 @@ class Context:
     def _pristine(self) -> nn.Module:
         with preserve_rng():
             torch.manual_seed(self.SEED)
-            return self.trainer_class.build_model(self.cfg)
+            model = self.trainer_class.build_model(self.cfg)
+        if hasattr(model, "mixer"):
+            model.mixer = None  # gates ask of single images; a mixture is of two
+        return model
 
     def new_model(self) -> nn.Module:
-        """A model of one's own, as training builds it, without MODEL.WEIGHTS; in training mode."""
+        """A model of one's own, as training builds it, without MODEL.WEIGHTS; in training mode.
+
+        One that mixes its samples does not here.
+        """
         return copy.deepcopy(self._pristine).train()
 
     def starting_model(self) -> nn.Module:
@@ -237,6 +251,13 @@ def objects_of(record: Record) -> list[Record]:
     return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
+def numbers_of(record: Record) -> list[int]:
+    """The contiguous class number of each object, or of the image as a whole."""
+    if "label" in record:
+        return [record["label"]] if record["label"] != UNLABELLED else []
+    return [annotation["category_id"] for annotation in objects_of(record)]
+
+
 def classes_of(record: Record) -> set[int]:
     """The contiguous class numbers that a record shows."""
-    return {annotation["category_id"] for annotation in objects_of(record)}
+    return set(numbers_of(record))

@@ -11,9 +11,11 @@ from dataset_tools.check import check_dataset
 from dataset_tools.checks.report import Finding as DataFinding
 from dataset_tools.checks.report import Report, Severity
 from dataset_tools.coco import read_json
+from seriatim.data.catalog import is_classification
+from seriatim.gates import classification
 from seriatim.gates.agreement import MIN_IMAGES, Agreement, agreement, draw_agreement
 from seriatim.gates.base import Gate, Skip
-from seriatim.gates.context import Context, Record, objects_of
+from seriatim.gates.context import Context, Record, numbers_of, objects_of
 from seriatim.gates.verdict import Cause, Finding
 
 # Of these a few do no harm: the catalog leaves them out and says so. Many are a broken conversion.
@@ -38,6 +40,9 @@ class DataGate(Gate):
         checked = self._check_files([*train, *test])
         self._compare_names(train, test)
         self._compare_classes(train, test)
+        if any(is_classification(name) for name in (*train, *test)):
+            self.findings += classification.check_data(context, train, test)
+            return "labels agree with pixels, no test image is trained on"
         self._compare_images(train, test)
         for name in dict.fromkeys((*train, *test)):
             self._compare_with_file(name)
@@ -222,10 +227,10 @@ def _told(found: DataFinding, report: Report) -> Finding:
 
 def _counts(names: list[str]) -> Counter[int]:
     return Counter(
-        annotation["category_id"]
+        number
         for name in names
         for record in DatasetCatalog.get(name)
-        for annotation in objects_of(record)
+        for number in numbers_of(record)
     )
 
 

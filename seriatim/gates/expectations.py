@@ -97,8 +97,10 @@ def expected_losses(
 ) -> dict[str, Expectation]:
     """Name of a loss → what it should be, for those losses for which theory has an answer."""
     general = _over_images(len(batch))
+    balance = getattr(model, "loss_balance", None)
+    weights = {} if balance is None else balance.current()
     return {
-        name: replace(e, suspects=(*e.suspects, *general))
+        name: replace(e.times(weights.get(name, 1.0)), suspects=(*e.suspects, *general))
         for name, e in _expected(model, cfg, seen, batch).items()
     }
 

@@ -18,6 +18,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from seriatim.data.catalog import dataset_stamp
 from seriatim.gates.base import Gate
 
 GATES = Path(__file__).parent
@@ -122,14 +123,15 @@ def _file_hash(file: str) -> str:
 
 
 def _data(cfg: CfgNode) -> dict[str, Any]:
-    """Of each dataset the bytes of its JSON and names, sizes and times of its images."""
+    """Of each dataset the bytes of its JSON, names, sizes and times of its images, and of labels
+    that were read as they are where these come from."""
     found: dict[str, Any] = {}
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         json_file = MetadataCatalog.get(name).get("json_file") or ""
         images = hashlib.sha256()
         for record in DatasetCatalog.get(name):
             images.update(f"{record['file_name']}\0{_stamp(record['file_name'])}\0".encode())
-        found[name] = (_file_hash(json_file), images.hexdigest())
+        found[name] = (_file_hash(json_file), images.hexdigest(), repr(dataset_stamp(name)))
     return found
 
 

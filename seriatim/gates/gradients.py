@@ -46,7 +46,8 @@ class GradientsGate(Gate):
         self._add(standing.learning(model, before))
         self._add(standing.statistics(model, before))
         if not self.findings:
-            self._add(updates.update(model, before, rate, numbers))
+            asleep = {name for name, values in norms.items() if values[0] == 0}
+            self._add(updates.update(model, before, rate, asleep, numbers))
             self._add(updates.average(trainer, before, numbers))
             self._add(updates.repetition(trainer, batches[0], numbers))
         draw_flow(norms, folder / "gradients.png")

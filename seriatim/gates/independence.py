@@ -395,13 +395,15 @@ def _projected(row: torch.Tensor) -> tuple[float, float]:
 
 
 def _difference(one: Any, other: Any) -> float | None:
-    """Largest difference of the best scores, of semantic scores, or of panoptic labels."""
+    """Largest difference of the best scores, of an image's own, or of semantic scores."""
     if not isinstance(one, dict):
         return None
     found = []
     if "instances" in one and one["instances"].has("scores"):
         a, b = (_best_scores(x["instances"].scores) for x in (one, other))
         found.append(float((a - b).abs().max() / a.max().clamp(min=1e-12)))
+    if "scores" in one:
+        found.append(float((one["scores"] - other["scores"]).abs().max() / one["scores"].max()))
     if "sem_seg" in one:
         scale = one["sem_seg"].abs().max().clamp(min=1e-12)
         found.append(float((one["sem_seg"] - other["sem_seg"]).abs().max() / scale))

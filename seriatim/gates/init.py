@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from seriatim.gates import levels, perfect
+from seriatim.gates import classification, levels, perfect
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.expectations import (
@@ -50,6 +50,10 @@ class InitGate(Gate):
         self._check_classes(context, model, batch)
         if self.findings:
             return ""  # a label out of range makes a loss fail in ways of its own
+        if hasattr(model, "initialisation_report"):
+            starts = model.initialisation_report()
+            self.numbers["layers, root mean square of weights"] = {s.layer: str(s) for s in starts}
+            self.findings += classification.start_findings(starts)
         seen = observe(context, model, batch, is_informative)
         self.numbers["losses"] = seen.losses
         if not is_finite(seen.losses):
@@ -104,18 +108,18 @@ class InitGate(Gate):
                     ],
                     fails=classes == things + 1,  # more than that is a head meant for other data
                 )
-        labels = [
+        given = [
             int(label)
             for image in batch
             if "instances" in image and image["instances"].has("gt_classes")
             for label in image["instances"].gt_classes
-        ]
+        ] + [int(image["label"]) for image in batch if "label" in image]
         limit = min(heads.values(), default=0)
-        wrong = [label for label in labels if label < 0 or (limit and label >= limit)]
+        wrong = [label for label in given if label < 0 or (limit and label >= limit)]
         if wrong:
             self._say(
                 f"labels {sorted(set(wrong))} reach the model, which has {limit} classes.",
-                f"labels from 0 to {limit - 1}: the next one means background to Detectron2.",
+                f"labels from 0 to {limit - 1}: to Detectron2's detectors the next is background.",
                 [
                     Cause(
                         "labels start from 1 instead of 0", "the mapper or the dataset's records"
@@ -129,6 +133,7 @@ class InitGate(Gate):
     def _check_perfect(
         self, context: Context, model: nn.Module, batch: Batch, seen: Observation
     ) -> None:
+        self.findings += classification.perfect_findings(model, batch)
         outcome = perfect.perfection(context, model, batch, seen)
         if outcome is not None:
             self.numbers["losses of perfect outputs"] = outcome.losses

@@ -8,13 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from detectron2.data import transforms as T
 from fvcore.transforms.transform import TransformList
 from torch import nn
 
+from seriatim.data.build import fixed_augmentations
 from seriatim.gates.arrivals import Tally, compare_labels, compare_objects, mirror_of
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context, Record, objects_of
 from seriatim.gates.geometry import coordinate_error
+from seriatim.gates.labelled import ALL_LABELLED, has_labels
 from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.pixels import (
     PIXEL_TOLERANCE,
@@ -25,7 +28,7 @@ from seriatim.gates.pixels import (
     orders,
     saturation,
 )
-from seriatim.gates.samples import Sample, map_recorded
+from seriatim.gates.samples import Sample, map_recorded, source_image
 from seriatim.gates.verdict import Cause, Finding
 
 IMAGES = 8
@@ -34,6 +37,17 @@ COORDINATE_TOLERANCE = 3.0
 # After normalisation with statistics of its kind a set of photographs has a mean and deviation near
 # 0 and 1.
 MEAN_BOUND, DEVIATION_BOUNDS = 3.0, (0.15, 5.0)
+
+
+def _as_in_testing(context: Context, record: Record) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: the source of an input; with a label as a whole, cropped as inputs are
+    without random augmentation."""
+    image = source_image(record)
+    if not has_labels([record]):
+        return image
+    given = T.AugInput(image)
+    T.AugmentationList(fixed_augmentations(context.cfg))(given)
+    return given.image
 
 
 class InputsGate(Gate):
@@ -52,6 +66,7 @@ class InputsGate(Gate):
         self._pixels(context, samples)
         self._coordinates(samples)
         self._objects(context, samples)
+        self._labels(samples)
         self._backbone(context, records)
         self._batches(context)
         if not self.findings:
@@ -156,6 +171,22 @@ class InputsGate(Gate):
             finding.pictures = ["inputs.png"]
             self.findings.append(finding)
 
+    def _labels(self, samples: list[Sample]) -> None:
+        """The label of an image as a whole is the record's."""
+        changed = [s for s in samples if s.record.get("label") != s.item.get("label")]
+        if changed:
+            item = changed[0].item
+            self.findings.append(
+                Finding(
+                    f"{len(changed)} of {len(samples)} inputs have another label than their"
+                    f" records, {item['file_name']} {item.get('label')} instead of"
+                    f" {changed[0].record.get('label')}.",
+                    "the same label.",
+                    [Cause("the mapper changes labels, or takes another image's", "build_mapper")],
+                    pictures=["inputs.png"],
+                )
+            )
+
     # What arrives at the backbone
 
     def _backbone(self, context: Context, records: list[Record]) -> None:
@@ -170,7 +201,7 @@ class InputsGate(Gate):
             self.numbers["backbone"] = "its input could not be captured"
             return
         self._finite(tensor)
-        self._channels(context, model, tensor, inputs)
+        self._channels(context, tensor, inputs, [_as_in_testing(context, r) for r in records[:4]])
         self._statistics(context, model, tensor, inputs)
 
     def _finite(self, tensor: torch.Tensor) -> None:
@@ -187,16 +218,15 @@ class InputsGate(Gate):
             )
 
     def _channels(
-        self, context: Context, model: nn.Module, tensor: torch.Tensor, inputs: Batch
+        self, context: Context, tensor: torch.Tensor, inputs: Batch, files: list[np.ndarray]
     ) -> None:
         """Which order of channels and orientation fits the file best, read by another library."""
         fits: dict[str, list[float]] = {}
-        for image, item in zip(tensor, inputs, strict=False):
+        for image, item, file in zip(tensor, inputs, files, strict=False):
             height, width = item["image"].shape[-2:]
             pixels = image[:3, :height, :width].detach().float().cpu().numpy()
             if pixels.shape[0] < 3:
                 return
-            file = cv2.imread(str(item["file_name"]), cv2.IMREAD_COLOR)
             file = cv2.resize(file, (width, height), interpolation=cv2.INTER_LINEAR)
             file = file.transpose(2, 0, 1).astype(np.float32)
             if saturation(file) < 2:  # grey images have no order of channels
@@ -229,7 +259,7 @@ class InputsGate(Gate):
                     pictures=["inputs.png"],
                 )
             )
-        elif max(means.values()) < 0.9:
+        elif max(means.values()) < 0.9 and context.cfg.SERIATIM.DATA.NORMALISE != "zca":
             self.findings.append(
                 Finding(
                     "the backbone's input hardly looks like the file: correlation "
@@ -350,7 +380,7 @@ class InputsGate(Gate):
         name = context.dataset_of(records[:1], context.cfg.DATASETS.TRAIN[0], "workers")
         cfg = context.variant(
             "DATASETS.TRAIN", (name,), "DATALOADER.NUM_WORKERS", 2, "SOLVER.IMS_PER_BATCH", 2,
-            "SERIATIM.DATASET_WEIGHTS", (),
+            "SERIATIM.DATASET_WEIGHTS", (), *ALL_LABELLED,
         )  # fmt: skip
         try:
             loader = iter(context.trainer_class.build_train_loader(cfg))

@@ -18,6 +18,8 @@ from detectron2.structures import Boxes, pairwise_iou
 from seriatim.engine.train_step import NonFiniteError
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
+from seriatim.gates.labelled import has_labels
+from seriatim.gates.memorised import causes_of_names, draw_named, named
 from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.practice import Practice, evaluating, practise
 from seriatim.gates.quiet import quiet
@@ -26,7 +28,12 @@ from seriatim.gates.verdict import Cause, Finding
 # AP50 rather than AP: to find, name and roughly place all objects is what a whole pipeline does
 # within a minute; the last percents of IoU, which AP asks for, take thousands of steps even where
 # all is well.
-METRICS = (("bbox", "AP50"), ("sem_seg", "mIoU"), ("segm", "AP50"))
+METRICS = (
+    ("bbox", "AP50"),
+    ("classification", "top1"),
+    ("sem_seg", "mIoU"),
+    ("segm", "AP50"),
+)
 LOOK_EVERY = 25
 LOOSE_IOU, USUAL_IOU = 0.3, 0.5
 
@@ -46,7 +53,9 @@ class _OverfitGate(Gate):
         records = records or context.train_records[: self.images]
         if not records or (self.images > 1 and len(records) < 2):
             raise Skip(f"there are only {len(records)} images with objects")
-        practice = practise(context, records, self.steps, self.batch, self.name)
+        # BatchNorm over a pair that is always the same tells two classes by their difference.
+        batch = len(records) if has_labels(records) else self.batch
+        practice = practise(context, records, self.steps, batch, self.name)
         score = float("nan")
         try:
             while len(practice.losses) < self.steps:
@@ -84,6 +93,9 @@ class _OverfitGate(Gate):
         if objects_of(records[0]):
             save_sheet(compare(context, practice, records[:4]), folder / "memorised.png", columns=2)
             self.evidence.insert(0, "memorised.png")
+        elif has_labels(records):
+            draw_named(records, named(context, practice, records), folder / "memorised.png")
+            self.evidence.insert(0, "memorised.png")
 
     def _stalled(
         self, context: Context, practice: Practice, records: list[Record], score: float, metric: str
@@ -93,6 +105,8 @@ class _OverfitGate(Gate):
             found = diagnose(context, practice, records)
             self.numbers["diagnosis"] = vars(found)
             causes = list(found.causes())
+        elif has_labels(records):
+            causes = list(causes_of_names(named(context, practice, records), practice))
         self.findings.append(
             Finding(
                 f"after {len(practice.losses)} steps on {len(records)} image(s) the model reaches"

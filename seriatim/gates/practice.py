@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from seriatim.gates.context import Context, Record
+from seriatim.gates.labelled import ALL_LABELLED
 from seriatim.gates.quiet import quiet
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def practise(
         "SERIATIM.DETERMINISTIC_DEBUG", True, "SERIATIM.DATASET_WEIGHTS", (),
         "SERIATIM.SOLVER.ACCUMULATE", 1, "DATALOADER.NUM_WORKERS", 0,
         "SOLVER.IMS_PER_BATCH", min(batch, len(records)), "SOLVER.MAX_ITER", steps,
-        "SOLVER.WARMUP_ITERS", min(WARMUP, steps // 2), "SOLVER.STEPS", (),
+        "SOLVER.WARMUP_ITERS", min(WARMUP, steps // 2), "SOLVER.STEPS", (), *ALL_LABELLED,
         *overrides,
     )  # fmt: skip
     torch.manual_seed(context.SEED)

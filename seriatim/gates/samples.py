@@ -37,6 +37,8 @@ class Sample:
     @property
     def is_8_bit(self) -> bool:
         """Deeper images are stretched when they are read: no other library does it alike."""
+        if "pixels" in self.record:
+            return self.record["pixels"].dtype == np.uint8
         return cv2.imread(str(self.record["file_name"]), cv2.IMREAD_UNCHANGED).dtype == np.uint8
 
     def moved(self, mask: np.ndarray) -> np.ndarray:
@@ -55,12 +57,20 @@ class Sample:
 
     def expected_image(self, order: str) -> np.ndarray:
         """The file, read by OpenCV, after the recorded transforms."""
-        image = cv2.imread(str(self.record["file_name"]), cv2.IMREAD_COLOR)
+        image = source_image(self.record)
         if order == "RGB":
             image = image[:, :, ::-1]
         elif order == "L":
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:, :, None]
         return np.asarray(self.transforms.apply_image(np.ascontiguousarray(image))).astype(float)
+
+
+def source_image(record: Record) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: the file as OpenCV reads it, or the pixels that the record has."""
+    if "pixels" not in record:
+        return cv2.imread(str(record["file_name"]), cv2.IMREAD_COLOR)
+    pixels = np.broadcast_to(record["pixels"], (*record["pixels"].shape[:2], 3))
+    return np.ascontiguousarray(pixels[:, :, ::-1])
 
 
 class Recorder(T.Augmentation):
@@ -89,7 +99,7 @@ def map_recorded(context: Context, record: Record, position: int) -> Sample:
     transforms = recorder.transforms if recorder else None
     sizes: dict[int, tuple[int, int]] = {}
     if transforms is not None:
-        height, width = cv2.imread(str(record["file_name"])).shape[:2]
+        height, width = source_image(record).shape[:2]
         image = np.zeros((height, width, 3), np.uint8)
         for transform in transforms.transforms:
             sizes[id(transform)] = image.shape[:2]

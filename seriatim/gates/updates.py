@@ -44,13 +44,20 @@ def descent(model: nn.Module, start: dict[str, torch.Tensor]) -> Iterator[Findin
 
 
 def update(
-    model: nn.Module, before: dict[str, torch.Tensor], rate: float, numbers: dict[str, Any]
+    model: nn.Module,
+    before: dict[str, torch.Tensor],
+    rate: float,
+    asleep: set[str],
+    numbers: dict[str, Any],
 ) -> Iterator[Finding]:
-    """What a step at the peak rate would do to weights, from those that were taken."""
+    """What a step at the peak rate would do to weights, from those that were taken.
+
+    Weights that are `asleep`, behind a layer that starts at 0, cannot be judged so soon.
+    """
     ratios = []
     for name, p in model.named_parameters():
         size = float(before[name].norm())
-        if p.requires_grad and p.ndim > 1 and size > 0:
+        if p.requires_grad and p.ndim > 1 and size > 0 and name not in asleep:
             ratios.append(float((p.detach() - before[name]).norm()) / size / STEPS * rate)
     if not ratios:
         return

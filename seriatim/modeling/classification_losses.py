@@ -116,6 +116,22 @@ class ClassificationLoss(nn.Module):
         targets = smooth_labels(targets, self.label_smoothing)
         return self._loss(logits, targets, reduction=reduction)
 
+    def of_equal_logits(self, targets: Tensor) -> float:
+        """The mean loss of logits that are all 0, in closed form: ln C for cross entropy,
+        (1 - 1/C)^γ ln C for the focal loss, both times the weights of classes."""
+        targets = smooth_labels(targets, self.label_smoothing).double()
+        classes = targets.shape[1]
+        p = torch.full((classes,), 1 / classes, dtype=torch.float64, device=targets.device)
+        weights = torch.ones_like(p)
+        if self._name == "logit_adjusted":
+            powers = torch.exp(self._tau * self.per_class.double())
+            p = powers / powers.sum()
+        elif self._name == "class_balanced":
+            weights = self.per_class.double()
+        elif self._name == "focal":
+            weights = (1 - p) ** self._gamma
+        return float((targets * weights * -p.log()).sum(1).mean())
+
     @property
     def _loss(self) -> Callable[..., Tensor]:
         match self._name:

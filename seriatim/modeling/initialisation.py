@@ -95,6 +95,11 @@ class LayerStart:
     measured: float
     theory: float | None
 
+    @property
+    def numbers(self) -> int:
+        """How many weights the layer has."""
+        return math.prod(self.shape)
+
     def __str__(self) -> str:
         said = "" if self.theory is None else f", by theory {self.theory:.3g}"
         return f"{'×'.join(map(str, self.shape))}: {self.measured:.3g}{said}"

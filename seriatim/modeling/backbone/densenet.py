@@ -26,12 +26,12 @@ class DenseLayer(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, growth, 3, 1, 1, bias=False)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        new = self.conv1(self.relu(self.norm1(x)))
-        new = self.conv2(self.relu(self.norm2(new)))
+        new = self.conv1(self.relu1(self.norm1(x)))
+        new = self.conv2(self.relu2(self.norm2(new)))
         return torch.cat([x, self.dropout(new)], dim=1)
 
 

@@ -56,16 +56,16 @@ class PreActUnit(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.relu(self.norm1(x))
+        active = self.relu1(self.norm1(x))
         kept = x if self.shortcut is None else self.shortcut(active)
         branch = self.conv1(active)
-        branch = self.conv2(self.dropout(self.relu(self.norm2(branch))))
+        branch = self.conv2(self.dropout(self.relu2(self.norm2(branch))))
         return kept + self.drop_path(branch)
 
     def zero_init_last(self) -> None:

@@ -210,8 +210,7 @@ class ImageClassifier(nn.Module):
         self, batch: Sequence[dict[str, Any]]
     ) -> dict[str, tuple[float, float]]:
         """The loss of equal logits: ln K for cross entropy, (1 - 1/K)^γ ln K for the focal loss."""
-        targets = self.targets(batch)
-        value = float(self.supervised_loss(torch.zeros_like(targets), targets))
+        value = self.loss.of_equal_logits(self.targets(batch))
         return {"loss_cls": (value / 1.25, value * 1.25)}
 
     def initialisation_report(self) -> list[LayerStart]:

@@ -146,6 +146,26 @@ def test_a_channel_that_lives_once_in_a_period_is_not_dead():
         assert watcher.look(step(number)) is None
 
 
+def test_one_relu_that_serves_layers_of_two_widths_is_watched_at_both():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow = nn.Conv2d(1, 16, 1), nn.Conv2d(16, 8, 1)
+            self.act = nn.ReLU()
+            nn.init.constant_(self.narrow.bias, -1e3)
+
+        def forward(self, x):
+            return self.act(self.narrow(self.act(self.wide(x))))
+
+    model = Shared()
+    watcher = DeadUnits(model, 20)
+    for number in range(1, 21):
+        watcher.before(number)
+        model(torch.randn(4, 1, 4, 4))
+        noticed = watcher.look(step(number))
+    assert "act (8 channels) 100%" in noticed.text and "1 of 2 layers" in noticed.text
+
+
 def test_functional_relus_of_detectron2_are_watched():
     from detectron2.layers import Conv2d
     from detectron2.modeling.backbone.resnet import BasicBlock

@@ -183,6 +183,8 @@ def test_a_loss_by_name_is_the_function_after_smoothing(name):
     torch.testing.assert_close(loss(logits, targets), wanted)
     assert loss(logits, targets, reduction="none").shape == (SAMPLES,)
     torch.testing.assert_close(loss(logits, targets, reduction="none").mean(), wanted)
+    zeros = loss(torch.zeros_like(logits), targets)
+    assert loss.of_equal_logits(targets) == pytest.approx(zeros.item(), rel=1e-5)
     assert not loss.state_dict()
 
 
