@@ -35,10 +35,17 @@ def images(folder: Path, count: int) -> list[str]:
 
 
 def voc(folder: Path, count: int, seed: int, objects: int = 10) -> None:
-    """Pascal VOC: Annotations/*.xml with `objects` boxes each, and JPEGImages/."""
+    """Pascal VOC: Annotations/*.xml with `objects` boxes each, JPEGImages/, and the list of the
+    split train in ImageSets/Main/ and labelmap.txt, without which Datumaro does not take it."""
     rng = random.Random(seed)
     (folder / "Annotations").mkdir(parents=True)
-    for name in images(folder / "JPEGImages", count):
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    names = images(folder / "JPEGImages", count)
+    stems = "".join(f"{name.removesuffix('.jpg')}\n" for name in names)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text(stems)
+    classes = "".join(f"{name}:::\n" for name in ("background", *CLASSES))
+    (folder / "labelmap.txt").write_text(f"# label:color_rgb:parts:actions\n{classes}")
+    for name in names:
         text = "".join(
             f"""\t<object>
 \t\t<name>{rng.choice(CLASSES)}</name>
@@ -74,15 +81,13 @@ def voc(folder: Path, count: int, seed: int, objects: int = 10) -> None:
 
 
 def yolo(folder: Path, count: int, seed: int, objects: int = 7) -> None:
-    """YOLO: data.yaml, train/images/ and train/labels/*.txt with `objects` lines each."""
+    """YOLO: data.yaml, images/train/ and labels/train/*.txt with `objects` lines each."""
     rng = random.Random(seed)
-    labels = folder / "train" / "labels"
+    labels = folder / "labels" / "train"
     labels.mkdir(parents=True)
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(CLASSES))
-    (folder / "data.yaml").write_text(
-        f"path: .\ntrain: train/images\nval:\nnc: 20\nnames:\n{names}\n"
-    )
-    for name in images(folder / "train" / "images", count):
+    (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nnc: 20\nnames:\n{names}\n")
+    for name in images(folder / "images" / "train", count):
         lines = [
             f"{rng.randrange(len(CLASSES))} {(left + right) / 2 / WIDTH:.6f} "
             f"{(top + bottom) / 2 / HEIGHT:.6f} {(right - left) / WIDTH:.6f} "
@@ -93,15 +98,20 @@ def yolo(folder: Path, count: int, seed: int, objects: int = 7) -> None:
 
 
 def coco(folder: Path, count: int, annotations: int, seed: int) -> Path:
-    """COCO: annotations.json with `annotations` polygons over `count` images, and images/."""
+    """COCO: annotations/instances_train.json with `annotations` polygons over `count` images in
+    images/."""
     rng = random.Random(seed)
     names = images(folder / "images", count)
-    path = folder / "annotations.json"
+    (folder / "annotations").mkdir()
+    path = folder / "annotations" / "instances_train.json"
     with open(path, "w") as file:
         categories = [
             {"id": i, "name": name, "supercategory": ""} for i, name in enumerate(CLASSES, 1)
         ]
-        file.write('{"info": {}, "licenses": [], "categories": ' + json.dumps(categories))
+        file.write(
+            '{"info": {"image_root": "../images"}, "licenses": [], "categories": '
+            + json.dumps(categories)
+        )
         file.write(', "images": [')
         for number, name in enumerate(names):
             file.write(", " if number else "")

@@ -51,7 +51,7 @@ def parse(format_: str) -> Run:
         "cvat": ("", _xml),
         "labelme": ("*.json", _json),
         "coco": ("", _json),
-        "yolo": ("train/labels/*.txt", lambda: lambda content: list(map(float, content.split()))),
+        "yolo": ("labels/train/*.txt", lambda: lambda content: list(map(float, content.split()))),
         "csv": ("", _csv),
     }[format_]
     parse_one = parser()
@@ -97,7 +97,7 @@ def globox(format_: str) -> Run | None:
     readers = {
         "voc": lambda path: AnnotationSet.from_pascal_voc(path / "Annotations"),
         "yolo": lambda path: AnnotationSet.from_yolo_v5(
-            path / "train/labels", image_folder=path / "train/images"
+            path / "labels/train", image_folder=path / "images/train"
         ),
         "coco": AnnotationSet.from_coco,
         "labelme": lambda path: AnnotationSet.from_labelme(path, include_poly=True),
@@ -115,9 +115,10 @@ def supervision(format_: str) -> Run | None:
             str(path / "JPEGImages"), str(path / "Annotations")
         ),
         "yolo": lambda path: DetectionDataset.from_yolo(
-            str(path / "train/images"), str(path / "train/labels"), str(path / "data.yaml")
+            str(path / "images/train"), str(path / "labels/train"), str(path / "data.yaml")
         ),
-        "coco": lambda path: DetectionDataset.from_coco(str(path.parent / "images"), str(path)),
+        "coco": lambda path: DetectionDataset.from_coco(str(path.parents[1] / "images"), str(path)),
+        "labelme": lambda path: DetectionDataset.from_labelme(str(path), str(path)),
     }
     read = readers.get(format_)
     return read and (
@@ -129,11 +130,11 @@ def datumaro(format_: str) -> Run | None:
     from datumaro import Dataset
 
     name = {"voc": "voc_detection", "coco": "coco_instances", "cvat": "cvat"}.get(format_)
-    name = {"labelme": None, "yolo": "yolo_ultralytics", "csv": None}.get(format_, name)
+    name = {"labelme": None, "yolo": "yolo", "csv": None}.get(format_, name)
     return name and (
-        lambda path, output: Dataset.import_from(str(path), name).export(
-            str(output / "out"), "coco_instances"
-        )
+        lambda path, output: Dataset.import_from(
+            str(path.parents[format_ == "coco"] if path.is_file() else path), name
+        ).export(str(output / "out"), "coco_instances")
     )
 
 
@@ -144,7 +145,7 @@ def pylabel(format_: str) -> Run | None:
         "voc": lambda path: importer.ImportVOC(str(path / "Annotations")),
         "coco": lambda path: importer.ImportCoco(str(path)),
         "yolo": lambda path: importer.ImportYoloV5(
-            str(path / "train/labels"), path_to_images=str(path / "train/images")
+            str(path / "labels/train"), path_to_images=str(path / "images/train")
         ),
     }
     read = readers.get(format_)

@@ -186,20 +186,34 @@ def test_all_files_or_none(tmp_path, monkeypatch):
     assert {file.name: file.read_text() for file in output.iterdir()} == before
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    yolo(tmp_path / "in", 100)
-    # A reader that is never done with the last image.
+SLOW_READER = (
+    "from dataset_tools.formats import yolo_lines\n"
+    "size = yolo_lines.image_size\n"
+    "yolo_lines.image_size = lambda p: time.sleep(60) if '099' in str(p) else size(p)\n"
+)
+SLOW_WRITER = (  # while readers are at work in processes of their own
+    "from dataset_tools import convert, parallel\n"
+    "parallel.FEWEST_ITEMS = 10\n"
+    "add = convert.CocoWriter.add\n"
+    "slow = lambda self, i: time.sleep(60) if '099' in i.file_name else add(self, i)\n"
+    "convert.CocoWriter.add = slow\n"
+)
+
+
+@pytest.mark.parametrize(("workers", "slow"), [(1, SLOW_READER), (2, SLOW_WRITER)])
+def test_ctrl_c_leaves_nothing_behind(tmp_path, workers, slow):
+    """When the last image but some is never done."""
+    yolo(tmp_path / "in", 100 if workers == 1 else 400)
     code = (
         "import signal, sys, time\n"
         # A parent in the background has its children ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dataset_tools import cli\n"
-        "from dataset_tools.formats import yolo_lines\n"
-        "size = yolo_lines.image_size\n"
-        "yolo_lines.image_size = lambda p: time.sleep(60) if '099' in str(p) else size(p)\n"
-        "sys.exit(cli.main(['convert', 'yolo', *sys.argv[1:]]))\n"
+        + slow
+        + "sys.exit(cli.main(['convert', 'yolo', *sys.argv[1:]]))\n"
     )
-    command = [sys.executable, "-c", code, tmp_path / "in", "-o", tmp_path / "out"]
+    arguments = [tmp_path / "in", "-o", tmp_path / "out", "-j", str(workers)]
+    command = [sys.executable, "-c", code, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 20
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:

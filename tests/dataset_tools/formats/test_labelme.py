@@ -1,15 +1,20 @@
 import base64
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from dataset_tools.coco import Annotation, Image, load_coco, write_coco
 from dataset_tools.convert import convert_dataset
 from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
+from dataset_tools.formats import get_format, labelme_quick
+from dataset_tools.notes import Notes
 from dataset_tools.rle import decode_mask
 from tests.dataset_tools.makers import converted, picture, text
 from tests.dataset_tools.round_trips import assert_close, records
@@ -331,3 +336,46 @@ def test_what_cannot_be_written_is_told_and_names_do_not_clash(tmp_path):
     with pytest.raises(InputError, match="leads out"):
         write_coco(source, [Image("../a.jpg", 20, 10)], None, {})
         export_dataset("labelme", {None: source}, tmp_path / "else")
+
+
+POINTS = st.lists(
+    st.lists(st.sampled_from([1, 2.5, -3, 7, 1e300]), min_size=2, max_size=2)
+    | st.sampled_from([[1, 2], [1], [1, 2, 3], ["1", 2], [None, 1], [True, 2]]),
+    max_size=4,
+)
+SHAPE_KEYS = st.dictionaries(
+    st.sampled_from(["group_id", "flags", "description", "iscrowd", "line_color", "more", "mask"]),
+    st.sampled_from([None, 0, 1, 1.5, "", "x", {}, {"a": True}, [], False, True]),
+    max_size=3,
+)
+LABELS = st.sampled_from(["cat", "dog", " cat ", "", " ", 7, None])
+KINDS = st.sampled_from(["polygon", "polygon", "rectangle", "circle", "line", "", None, "x", 3])
+DRAWN = st.builds(
+    lambda p, kind, label, more: shape(p, kind, label, **more), POINTS, KINDS, LABELS, SHAPE_KEYS
+)
+FILE_KEYS = st.fixed_dictionaries(
+    {},
+    optional={
+        "flags": st.sampled_from([None, {}, {"a": 1}, []]),
+        "imageHeight": st.sampled_from([None, 0, 10, 10.0, 11, "10"]),
+        "more": st.just(1),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(DRAWN, max_size=3), FILE_KEYS)
+def test_files_read_by_types_say_what_the_careful_reader_says(tmp_path_factory, shapes, more):
+    folder = dataset(tmp_path_factory.mktemp("labelme"), *shapes, **more)
+    told = []
+    for quick in (labelme_quick.read_quickly, lambda content: None):
+        notes = Notes()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(labelme_quick, "read_quickly", quick)
+            try:
+                plan = get_format("labelme").plan(folder, notes)
+                found = [asdict(i) for item in plan.items for i in plan.read(item, notes)]
+                told.append((found, notes.lines()))
+            except InputError as error:
+                told.append(str(error))
+    assert told[0] == told[1]
