@@ -8,6 +8,7 @@ share, whether they are forked or started afresh.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ from seriatim.data.records import Record
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Byte strings, one after the other.
+class Texts(Sequence[bytes]):
+    """Byte strings, one after the other, each closed by a byte that is 0.
 
     Attributes:
         block: (bytes,) uint8.
-        ends: (N + 1,) int64: string i is block[ends[i] : ends[i + 1]].
+        ends: (N + 1,) int64: string i is block[ends[i] : ends[i + 1] - 1].
     """
 
     block: torch.Tensor
@@ -34,23 +35,37 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[bytes]) -> Texts:
-        ends = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=ends[1:])
-        # A bytearray, for torch wants memory that may be written to.
-        block = np.frombuffer(bytearray().join(texts) or bytearray(1), np.uint8)
-        return cls(torch.from_numpy(block), torch.from_numpy(ends))
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        ends = np.concatenate([[0], np.cumsum(lengths + 1)])
+        return cls.joined(bytearray(b"\0").join((*texts, b"")), ends)
+
+    @classmethod
+    def joined(cls, block: bytearray, ends: np.ndarray) -> Texts:
+        """Texts that are joined already. (torch wants memory that may be written to.)"""
+        return cls(
+            torch.frombuffer(block or bytearray(1), dtype=torch.uint8), torch.from_numpy(ends)
+        )
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, index: int) -> bytes:
-        start, end = self.ends[index : index + 2].tolist()
-        return self.block[start:end].numpy().tobytes()
+    def __getitem__(self, index):
+        start, end = self.ends.numpy()[index : index + 2].tolist()
+        return self.block.numpy()[start : end - 1].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        block = self.block.numpy().data
+        for start, end in itertools.pairwise(self.ends.tolist()):
+            yield bytes(block[start : end - 1])
+
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, in bytes."""
+        return np.diff(self.ends.numpy()) - 1
 
 
 @dataclass(frozen=True)
 class Objects:
-    """Columns of N annotations, those of an image together.
+    """Columns of N annotations, in any order.
 
     Attributes:
         ids, categories: int64; the latter are contiguous from 0.
@@ -79,7 +94,8 @@ class PackedDataset(Sequence[Record]):
         root: folder of the images.
         names: file names, relative to it.
         ids, heights, widths: (N,) int64 of the images.
-        starts: (N + 1,) int64: annotations of image i are starts[i] to starts[i + 1].
+        starts: (N + 1,) int64: those of image i are rows[starts[i] : starts[i + 1]] of the objects.
+        rows: (M,) int64.
     """
 
     root: str
@@ -88,6 +104,7 @@ class PackedDataset(Sequence[Record]):
     heights: torch.Tensor
     widths: torch.Tensor
     starts: torch.Tensor
+    rows: torch.Tensor
     objects: Objects
 
     def __len__(self) -> int:
@@ -98,7 +115,7 @@ class PackedDataset(Sequence[Record]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         return {
-            "file_name": self._file_name(index),
+            "file_name": os.path.join(self.root, _file_name(self.names[index])),
             "image_id": self.ids[index].item(),
             "height": self.heights[index].item(),
             "width": self.widths[index].item(),
@@ -110,40 +127,45 @@ class PackedDataset(Sequence[Record]):
 
     def file_names(self) -> list[str]:
         """Full paths of all images."""
-        return [self._file_name(index) for index in range(len(self))]
+        return [os.path.join(self.root, name) for name in map(_file_name, self.names)]
 
     def usable(self, filter_empty: bool, min_keypoints: int) -> np.ndarray:
         """(N,) bool: has an annotation that is no crowd, if that is asked for, and so many labelled
         keypoints."""
-        starts = self.starts.numpy()
-        plain = np.concatenate([[0], np.cumsum(~self.objects.crowds.numpy())])
-        visible = np.concatenate([[0], np.cumsum(self.objects.visible.numpy())])
-        counts = plain[starts[1:]] - plain[starts[:-1]]
-        return ((counts > 0) | (not filter_empty)) & (
-            visible[starts[1:]] - visible[starts[:-1]] >= min_keypoints
+        rows = self.rows.numpy()
+        plain, visible = ~self.objects.crowds.numpy()[rows], self.objects.visible.numpy()[rows]
+        return ((self._sums(plain) > 0) | (not filter_empty)) & (
+            self._sums(visible) >= min_keypoints
         )
 
     def classes(self, index: int) -> Record:
         """The record with nothing but the class and crowd flag of its annotations."""
-        part = slice(*self.starts[index : index + 2].tolist())
-        columns = self.objects.categories[part].tolist(), self.objects.crowds[part].tolist()
+        columns = self._of_image(index, self.objects.categories, self.objects.crowds)
         return {
             "annotations": [
-                {"category_id": category, "iscrowd": int(crowd)}
-                for category, crowd in zip(*columns, strict=True)
+                {"category_id": category, "iscrowd": int(crowd)} for category, crowd in columns
             ]
         }
 
-    def _file_name(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index].decode("utf-8", "surrogateescape"))
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """(N,) sums over the rows of each image."""
+        before = np.concatenate([[0], np.cumsum(values)])
+        return np.diff(before[self.starts.numpy()])
+
+    def _rows(self, index: int) -> np.ndarray:
+        first, last = self.starts.numpy()[index : index + 2]
+        return self.rows.numpy()[first:last]
+
+    def _of_image(self, index: int, *columns: torch.Tensor) -> Iterator[tuple]:
+        rows = self._rows(index)
+        return zip(*(column.numpy()[rows].tolist() for column in columns), strict=True)
 
     def _annotations(self, index: int) -> Iterator[Record]:
         objects = self.objects
-        first, last = self.starts[index : index + 2].tolist()
-        part = slice(first, last)
         columns = (objects.ids, objects.boxes, objects.categories, objects.crowds)
-        rows = zip(*(column[part].tolist() for column in columns), strict=True)
-        for position, (own, box, category, crowd) in enumerate(rows, start=first):
+        rows = self._rows(index).tolist()
+        for row, values in zip(rows, self._of_image(index, *columns), strict=True):
+            own, box, category, crowd = values
             item = {
                 "id": own,
                 "bbox": box,
@@ -151,9 +173,9 @@ class PackedDataset(Sequence[Record]):
                 "category_id": category,
                 "iscrowd": int(crowd),
             }
-            if segmentation := objects.segmentations[position]:
+            if segmentation := objects.segmentations[row]:
                 item["segmentation"] = msgspec.json.decode(segmentation)
-            if keypoints := objects.keypoints[position]:
+            if keypoints := objects.keypoints[row]:
                 # COCO's keypoints are indices of pixels; coordinates are half a pixel more.
                 item["keypoints"] = [
                     value if i % 3 == 2 else value + 0.5
@@ -224,3 +246,7 @@ class _Classes:
             self.selection.numbers.tolist(), self.selection.positions.tolist(), strict=True
         )
         return (self.selection.parts[number].classes(position) for number, position in chosen)
+
+
+def _file_name(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")

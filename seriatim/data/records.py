@@ -87,7 +87,7 @@ def check_files_exist(paths: Sequence[str], what: str) -> None:
         folder, name = os.path.split(path)
         if folder not in listings:
             try:
-                listings[folder] = {item.name for item in os.scandir(folder)}
+                listings[folder] = set(os.listdir(folder or "."))
             except OSError:
                 listings[folder] = set()
         if name not in listings[folder]:

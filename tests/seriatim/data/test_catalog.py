@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +360,51 @@ def test_workers_share_packed_records(entry, method):
     loader = DataLoader(records, batch_size=None, num_workers=1, multiprocessing_context=method)
     assert list(loader) == list(records)
     assert pickle.loads(pickle.dumps(records))[-1] == records[7]
+
+
+class Measured:
+    """Gives the KiB that this process holds of the masks' memory, and holds of it alone."""
+
+    def __init__(self, records):
+        self.records = records
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        masks = self.records.objects.segmentations
+        assert all(masks[i] for i in range(len(masks)))
+        block = masks.block
+        first, last = block.data_ptr(), block.data_ptr() + block.nbytes
+        found, inside = Counter(), False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            key, value, *_ = line.split()
+            if not key.endswith(":"):  # a new mapping
+                start, end = (int(address, 16) for address in key.split("-"))
+                inside = start < last and first < end
+            elif inside and value.isdecimal():
+                found[key] += int(value)
+        return found["Rss:"], found["Private_Dirty:"] + found["Private_Clean:"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_do_not_copy_the_arrays(entry, method):
+    def enlarge(content):
+        polygon = [i % 90 + 0.125 for i in range(150_000)]
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [polygon]
+
+    register(edit(entry(), enlarge))
+    records = DatasetCatalog.get("shapes")
+    size = records.objects.segmentations.block.nbytes // 1024
+    assert size > 20_000
+    loader = DataLoader(
+        Measured(records), batch_size=None, num_workers=2, multiprocessing_context=method
+    )
+    for held, alone in loader:
+        assert held > 0.9 * size
+        assert alone < 0.2 * size  # the memory beside it may be of this process
 
 
 def test_unusual_files_are_read_as_well(entry):
