@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from _memory import peak_of
+
 Run = Callable[[Path, Path], object]  # from the labels to a COCO file in the folder
 
 
@@ -22,19 +24,9 @@ def main() -> None:
     run = RUNS[who](format_)
     if run is None:
         sys.exit(1)
-    # The peak is that of the process which started this one, until the kernel is told to forget.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _memory("VmRSS")
     start = time.process_time()
-    run(Path(path), Path(output))
-    seconds = time.process_time() - start
-    print(json.dumps([seconds, (_memory("VmHWM") - before) * 1024 / 1e6]))
-
-
-def _memory(field: str) -> int:
-    """KiB that Linux tells of this process: VmRSS is what it holds now, VmHWM the most it held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    peak = peak_of(lambda: run(Path(path), Path(output)))
+    print(json.dumps([time.process_time() - start, peak]))
 
 
 def dataset_tools(format_: str) -> Run:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import _labels
 from _machine import describe_machine
+from _memory import peak_of
 
 from dataset_tools import errors
 from dataset_tools.table import text_table
@@ -87,11 +87,15 @@ def measure(load: Callable[[Path], Sequence[Any]], path: Path) -> tuple[float, f
     import seriatim.data.catalog
     import seriatim.data.loader  # noqa: F401 (imports are not what is measured)
 
-    before = _peak()
+    records: Sequence[Any] = ()
+
+    def load_all() -> None:
+        nonlocal records
+        records = load(path)
+
     start = time.process_time()
-    records = load(path)
+    peak = peak_of(load_all)
     seconds = time.process_time() - start
-    peak = _peak() - before
     start = time.process_time()
     for _ in records:
         pass
@@ -115,11 +119,6 @@ def rows(found: dict[str, tuple[float, float, float]]) -> list[tuple[str, ...]]:
         (name, f"{seconds:.2f}", f"{peak:.0f}", f"{rate:,.0f}")
         for name, (seconds, peak, rate) in found.items()
     ]
-
-
-def _peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from dataset_tools.arguments import positive
 from dataset_tools.checks import geometry, pictures, structure, twins  # noqa: F401 (the rules)
 from dataset_tools.checks.mend import Mend, mend
 from dataset_tools.checks.pictures import probe_subjects
@@ -21,6 +23,7 @@ from dataset_tools.checks.subject import Subject, parse, read_subject
 from dataset_tools.coco import image_root
 from dataset_tools.errors import EXIT_BAD_INPUT, InputError
 from dataset_tools.files import write_text
+from dataset_tools.parallel import default_workers
 from dataset_tools.provenance import derived_info
 
 EPILOG = """\
@@ -82,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--all", action="store_true", help="say why each finding matters, and show ten places of it"
     )
+    add("-j", "--workers", metavar="N", type=positive, default=default_workers(),
+        help="threads to decode, or processes to read headers (default: %(default)s)")  # fmt: skip
     add("--json", dest="as_json", action="store_true", help="print JSON, for machines")
 
 
@@ -90,9 +95,11 @@ def run(args: argparse.Namespace) -> int:
     outputs = _outputs(args)
     decode = not args.fast
     subjects = _read(args.json, args.images or [], args.tolerance)
-    probe_subjects(subjects, decode, progress=True)
+    start = time.perf_counter()
+    probed = probe_subjects(subjects, decode, progress=True, workers=args.workers)
+    speed = _format_speed(probed, time.perf_counter() - start, decode)
     report = _judge(subjects, decode)
-    text = [format_report(report, args.all, _wants_colour())]
+    text = [format_report(report, args.all, _wants_colour()) + speed]
     result = report.as_dict()
     if args.fix:
         mended, done = zip(
@@ -131,6 +138,14 @@ def format_report(report: Report, every: bool = False, colour: bool = False) -> 
     )
     lines.append(counts if report.findings else "nothing found")
     return "\n".join(lines)
+
+
+def _format_speed(images: int, seconds: float, decode: bool) -> str:
+    """A line of its own, if there were images."""
+    if not images:
+        return ""
+    what = "images decoded" if decode else "image headers read"
+    return f"\n{images:,} {what} in {seconds:.1f} s: {images / seconds:,.0f} images/s"
 
 
 def _format_finding(finding: Finding, every: bool, colour: bool) -> Iterator[str]:

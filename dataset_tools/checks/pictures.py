@@ -1,4 +1,4 @@
-"""What the image files themselves say: opened (and decoded) in a pool of threads."""
+"""What the image files themselves say: decoded by threads, or their headers read by processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -17,6 +18,7 @@ from dataset_tools.checks.report import Severity, rule, rule_across
 from dataset_tools.checks.subject import ImageRow, Subject
 from dataset_tools.errors import InputError
 from dataset_tools.images import image_size, is_image_name, is_mask_name, walk_files
+from dataset_tools.parallel import default_workers, ordered_map
 from dataset_tools.progress import track
 
 if TYPE_CHECKING:
@@ -68,40 +70,66 @@ class Probe:
 
 
 def probe_images(
-    paths: Iterable[Path], decode: bool = True, progress: bool = False
-) -> dict[Path, Probe]:
-    """Look at every image file once; with `decode` its pixels too, else only its header."""
+    paths: Iterable[str], decode: bool = True, progress: bool = False, workers: int | None = None
+) -> dict[str, Probe]:
+    """Look at every image file once; with `decode` its pixels too, else only its header.
+
+    Args:
+        paths: of the files; equal ones count once.
+        decode: as above.
+        progress: show a progress bar if there is a terminal.
+        workers: threads that decode, which Pillow does without Python's lock, or processes that
+            read headers, which is Python's work. None: one for each processor.
+    """
     paths = list(dict.fromkeys(paths))
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Pillow warns of large images and odd EXIF; what matters of that is found by the rules.
-        warnings.simplefilter("ignore")
-        probes = pool.map(lambda path: probe_image(path, decode), paths)
-        return dict(zip(paths, track(probes, len(paths), "images", progress), strict=True))
+    workers = workers or default_workers()
+    probes = _all_decoded(paths, workers) if decode else _all_headers(paths, workers)
+    return dict(zip(paths, track(probes, len(paths), "images", progress), strict=True))
 
 
-def probe_image(path: Path, decode: bool = True) -> Probe:
+def probe_image(path: str, decode: bool = True) -> Probe:
     """Look at one image file."""
-    # os.path says no to names that cannot be; Path raises for some of them.
+    if not decode:
+        try:
+            return Probe(State.FINE, size=image_size(path))
+        except InputError as error:
+            complaint = str(error).removeprefix(f"{path}: ")
     if not os.path.isfile(path):
         is_folder = os.path.isdir(path)
         return Probe(State.UNREADABLE, "a folder") if is_folder else Probe(State.MISSING)
     if os.path.getsize(path) == 0:
         return Probe(State.UNREADABLE, "an empty file")
-    return _decoded(path) if decode else _header(path)
+    return _decoded(path) if decode else Probe(State.UNREADABLE, complaint)
 
 
-def _header(path: Path) -> Probe:
-    try:
-        return Probe(State.FINE, size=image_size(path))
-    except InputError as error:
-        return Probe(State.UNREADABLE, str(error).removeprefix(f"{path}: "))
+def _all_decoded(paths: Sequence[str], workers: int) -> Iterator[Probe]:
+    with _without_warnings(), ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(probe_image, paths)
 
 
-def _decoded(path: Path) -> Probe:
+def _all_headers(paths: Sequence[str], workers: int) -> Iterator[Probe]:
+    for probes in ordered_map(_headers, paths, workers, chunk=512):
+        yield from probes
+
+
+def _headers(paths: Sequence[str]) -> list[Probe]:
+    with _without_warnings():
+        return [probe_image(path, decode=False) for path in paths]
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of large images and odd EXIF; what matters of that is found by the rules."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _decoded(path: str) -> Probe:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         return Probe(State.UNREADABLE, error.strerror or str(error))
     probe = Probe(State.FINE, digest=blake2b(content, digest_size=16).digest())
@@ -169,18 +197,25 @@ def _is_truncation(error: Exception) -> bool:
     return any(word in message for word in ("truncated", "broken data stream", "incomplete"))
 
 
-def probe_subjects(subjects: Sequence[Subject], decode: bool, progress: bool = False) -> None:
-    """Fill in the probe of every image of the subjects that have an image root."""
-    rows: list[tuple[ImageRow, Path]] = [
-        (row, subject.root / row.file_name)
+def probe_subjects(
+    subjects: Sequence[Subject],
+    decode: bool,
+    progress: bool = False,
+    workers: int | None = None,
+) -> int:
+    """Fill in the probe of every image of the subjects that have an image root; how many files
+    that were. The other arguments are those of `probe_images`."""
+    rows: list[tuple[ImageRow, str]] = [
+        (row, os.path.join(subject.root, row.file_name))
         for subject in subjects
         if subject.root is not None
         for row in subject.images
         if row.file_name is not None
     ]
-    probes = probe_images((path for _, path in rows), decode, progress)
+    probes = probe_images((path for _, path in rows), decode, progress, workers)
     for row, path in rows:
         row.probe = probes[path]
+    return len(probes)
 
 
 @rule(Severity.ERROR)

@@ -5,12 +5,15 @@ import copy
 import io
 import json
 import math
+import re
 import shutil
 
 import pytest
 from PIL import Image
 
+from dataset_tools import parallel
 from dataset_tools.check import check_dataset
+from dataset_tools.checks.pictures import State, probe_images
 from dataset_tools.checks.report import RULES, Severity
 from dataset_tools.cli import main
 from dataset_tools.errors import InputError
@@ -527,3 +530,26 @@ def test_rubbish_of_any_kind_is_reported_not_raised(tmp_path):
     ]:
         path.write_text(json.dumps(content))
         assert check_dataset(path, tmp_path).errors
+
+
+def test_headers_are_read_by_processes_as_by_one(folder, monkeypatch):
+    monkeypatch.setattr(parallel, "FEWEST_ITEMS", 2)
+    images = folder / "images"
+    (images / "empty.png").write_bytes(b"")
+    (images / "noise.jpg").write_bytes(b"\xff\xd8noise")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (8, 4)).save(images / "turned.jpg", exif=exif)
+    paths = [*map(str, sorted(images.iterdir())), str(images), str(images / "gone.png"), "a\0b"]
+    alone = probe_images(paths, decode=False, workers=1)
+    assert probe_images(paths, decode=False, workers=2) == alone
+    assert list(alone) == paths
+    assert alone[str(images / "turned.jpg")].size == (4, 8)
+    others = [probe.state for probe in alone.values() if probe.state is not State.FINE]
+    assert others == [State.UNREADABLE] * 3 + [State.MISSING] * 2
+
+
+@pytest.mark.parametrize(("options", "words"), [(["--fast"], "headers read"), ([], "decoded")])
+def test_the_speed_is_said(folder, capsys, options, words):
+    main(["check", str(folder / "shapes.json"), "--images", str(folder / "images"), *options])
+    assert re.search(rf"6 image.* {words} in \d+\.\d s: [\d,]+ images/s", capsys.readouterr().out)
