@@ -61,7 +61,8 @@ class Annotation:
 
     category: str
     bbox: Box | None = None  # XYXY px; None: taken from the segmentation, else from the keypoints
-    segmentation: Segmentation | None = None  # polygons [[x, y, …], …], or RLE with text as counts
+    # Polygons [[x, y, …], …], or RLE with text as counts. On its way from JSON to JSON: its text.
+    segmentation: Segmentation | msgspec.Raw | None = None
     keypoints: list[float] | None = None  # x, y, visibility (0 absent, 1 hidden, 2 visible) triples
     iscrowd: bool = False
     area: float | None = None  # px²; None: of the segmentation, else of the box

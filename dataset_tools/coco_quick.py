@@ -6,6 +6,7 @@ said here: `dataset_tools.coco` reads them entry by entry, and knows the place o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from dataset_tools.coco import (
 )
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_bytes
+from dataset_tools.json_stream import PLACEHOLDER, ListReader
 
 Number = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)] | float
 Text = Annotated[str, Meta(min_length=1)]
@@ -54,29 +56,71 @@ class _Annotation(Struct, forbid_unknown_fields=True, gc=False):
     attributes: dict[str, Any] = {}
 
 
-class _File(Struct):
+class _WithText(_Annotation):
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Rest(Struct):
     images: list[_Image]
-    annotations: list[_Annotation] | None = None
     categories: list[dict[str, Any]] | None = None
     licenses: list[Any] | None = None
     info: Any = None
 
 
-def read_quickly(path: str | Path) -> Dataset | None:
-    """As `load_coco` gives it; None if it has to be read entry by entry."""
-    content = read_bytes(path)
+class _File(_Rest):
+    annotations: list[_Annotation] | None = None
+
+
+class _FileWithout(_Rest, kw_only=True):
+    annotations: Literal[PLACEHOLDER]
+
+
+def read_quickly(path: str | Path, keep_texts: bool = False) -> Dataset | None:
+    """As `load_coco` gives it; None if it has to be read entry by entry.
+
+    With `keep_texts` polygons may be the JSON text that they are in the file, as `msgspec.Raw`: it
+    can be written, but not looked into. Only those of annotations that have a box, an area and no
+    attributes are.
+    """
     try:
-        file = msgspec.json.decode(content, type=_File)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    del content
-    try:
-        return _dataset(Path(path), file)
-    except (InputError, ValueError, KeyError):
+        file, annotations = _with_texts(path) if keep_texts else _whole(path)
+        return _dataset(Path(path), file, annotations)
+    except (msgspec.MsgspecError, InputError, ValueError, KeyError, RecursionError):
         return None
 
 
-def _dataset(path: Path, file: _File) -> Dataset:
+def _whole(path: str | Path) -> tuple[_Rest, list[_Annotation]]:
+    file = msgspec.json.decode(read_bytes(path), type=_File)
+    return file, file.annotations or []
+
+
+def _with_texts(path: str | Path) -> tuple[_Rest, list[_Annotation]]:
+    reader = ListReader(path, "annotations", _WithText)
+    annotations: list[_Annotation] = []
+    for some in reader:
+        _decode_others(some)
+        annotations += some
+    return msgspec.json.decode(reader.rest, type=_FileWithout), annotations
+
+
+def _decode_others(annotations: Sequence[_WithText]) -> None:
+    """Leave polygons as text, without spaces, and decode all other masks."""
+    from dataset_tools.polygon_texts import are_polygons, closed
+
+    plain = are_polygons(*closed([annotation.segmentation for annotation in annotations]))
+    for annotation, is_plain in zip(annotations, plain.tolist(), strict=True):
+        text = bytes(annotation.segmentation)
+        complete = annotation.bbox and annotation.area is not None and not annotation.attributes
+        if is_plain and complete:
+            annotation.segmentation = msgspec.Raw(text.translate(None, b" \n\r\t"))
+        else:
+            annotation.segmentation = _decode_mask(text) if text else None
+
+
+_decode_mask = msgspec.json.Decoder(list[list[Number]] | dict[str, Any] | None).decode
+
+
+def _dataset(path: Path, file: _Rest, annotations: list[_Annotation]) -> Dataset:
     """ValueError or KeyError where there is a fault."""
     categories = read_categories(path, file.categories or [])
     images: dict[int, Image] = {}
@@ -92,7 +136,7 @@ def _dataset(path: Path, file: _File) -> Dataset:
         )
     if len(images) < len(file.images):
         raise ValueError("an id is there twice")
-    _add_annotations(path, file.annotations or [], images, categories)
+    _add_annotations(path, annotations, images, categories)
     return Dataset(
         images=list(images.values()),
         categories=categories,
@@ -128,7 +172,7 @@ def _add_annotations(
             for polygon in segmentation:
                 if len(polygon) % 2:
                     raise ValueError("a polygon has an odd number of coordinates")
-        elif entry.segmentation is not None:
+        elif not isinstance(segmentation, msgspec.Raw) and entry.segmentation is not None:
             segmentation = read_segmentation(entry.segmentation)
         images[entry.image_id].annotations.append(
             Annotation(

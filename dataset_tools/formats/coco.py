@@ -82,7 +82,7 @@ def plan(
     items: list[Item] = []
     remarks: list[str] = []
     for first, *others in groups:
-        dataset, panoptic = _dataset_of(first, results_of, notes)
+        dataset, panoptic = _dataset_of(first, results_of, notes, keep_texts=not others)
         for file in others:
             join(dataset, parse_with_captions(file, read_json(file), notes), file)
             remarks.append(f"{file.name} is joined to {first.name}, by the ids of their images")
@@ -114,10 +114,10 @@ def plan(
 
 
 def _dataset_of(
-    file: Path, results_of: str | None, notes: Notes
+    file: Path, results_of: str | None, notes: Notes, keep_texts: bool
 ) -> tuple[Dataset, dict[str, Any] | None]:
     """What a file says; of a panoptic one without its segments, and with its content."""
-    dataset = read_quickly(file)
+    dataset = read_quickly(file, keep_texts)
     # A category 0 may be Roboflow's.
     if dataset is not None and all(category.id for category in dataset.categories):
         return dataset, None

@@ -29,8 +29,8 @@ from dataset_tools.coco import (
 )
 from dataset_tools.errors import InputError
 from dataset_tools.json_stream import PLACEHOLDER, ListReader
+from dataset_tools.polygon_texts import are_polygons, closed
 from seriatim.data.packed import Objects, Texts
-from seriatim.data.polygon_texts import are_polygons
 
 NONE, POLYGONS, RLE = range(3)
 
@@ -150,13 +150,13 @@ class _Parts:
         self._add_keypoints([annotation.keypoints for annotation in annotations])
 
     def _add_segmentations(self, texts: list[bytes | msgspec.Raw]) -> None:
-        block, ends = _joined(texts)
+        block, ends = closed(texts)
         kinds = np.full(len(texts), POLYGONS, np.int8)
         others = np.flatnonzero(~are_polygons(block, ends))
         for i in others.tolist():
             texts[i], kinds[i] = _other_segmentation(bytes(texts[i]))
         if len(others):
-            block, ends = _joined(texts)
+            block, ends = closed(texts)
         self.kinds.append(kinds)
         self.segmentations.add(block, ends)
 
@@ -170,7 +170,7 @@ class _Parts:
                 points[i], visible[i] = _count_keypoints(values)
         self.points.append(points)
         self.visible.append(visible)
-        self.keypoints.add(*_joined(texts))
+        self.keypoints.add(*closed(texts))
 
 
 _keypoints_decoder = msgspec.json.Decoder(list[float] | None)
@@ -178,12 +178,6 @@ _keypoints_decoder = msgspec.json.Decoder(list[float] | None)
 
 def _whole(structs: Sequence[msgspec.Struct], name: str) -> np.ndarray:
     return np.fromiter(map(attrgetter(name), structs), np.int64, len(structs))
-
-
-def _joined(texts: Sequence[bytes | msgspec.Raw]) -> tuple[bytes, np.ndarray]:
-    """The texts, each closed by a byte that is 0, which JSON does not have; and where they end."""
-    block = b"\0".join((*texts, b""))
-    return block, np.flatnonzero(np.frombuffer(block, np.uint8) == 0) + 1
 
 
 def _other_segmentation(text: bytes) -> tuple[bytes, int]:

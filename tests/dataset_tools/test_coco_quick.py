@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from dataset_tools.coco import parse_coco
@@ -111,3 +112,24 @@ def test_no_json(tmp_path):
     for content in (b"", b"[]", b"{", b"\xff\xfe{\x00}\x00", b"[" * 10_000):
         path.write_bytes(content)
         assert read_quickly(path) is None
+
+
+def test_polygons_that_are_kept_as_text(tmp_path):
+    polygon = [[0, 0, 4.25, 0, 4, 4], [1, 1.5, 2, 2, 3, 1e1]]
+    fine = {"image_id": 2, "category_id": 7, "bbox": [1, 2.5, 3, 1], "area": 3}
+    others = [{"area": None}, {"bbox": []}, {"attributes": {"a": None}}, {"segmentation": [[1, 2]]}]
+    entries = [
+        fine | {"segmentation": polygon[:1]},
+        *(fine | {"segmentation": polygon} | o for o in others),
+    ]
+    entries = [entry | {"id": 20 + i} for i, entry in enumerate(entries)]
+    path = written(tmp_path, {**CONTENT, "annotations": ANNOTATIONS + entries})
+    found = read_quickly(path, keep_texts=True)
+    texts = []
+    for image in found.images:
+        for annotation in image.annotations:
+            if isinstance(annotation.segmentation, msgspec.Raw):
+                texts.append(bytes(annotation.segmentation))
+                annotation.segmentation = json.loads(texts[-1])
+    assert texts == [b"[[0,0,4.25,0,4,4]]"]
+    assert found == read_quickly(path)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
 import numpy as np
 
 _LONGEST = 200  # bytes from comma to comma: a float of fewer digits and no exponent is finite
+
+
+def closed(texts: Sequence[bytes | msgspec.Raw]) -> tuple[bytes, np.ndarray]:
+    """JSON texts one after the other, each closed by a byte that is 0, which JSON does not have;
+    and the (N,) int64 places behind those."""
+    block = b"\0".join((*texts, b""))
+    return block, np.flatnonzero(np.frombuffer(block, np.uint8) == 0) + 1
 
 
 def are_polygons(block: bytes, ends: np.ndarray) -> np.ndarray:
     """Which JSON texts are lists of polygons of three or more corners: `[[1, 2, …], …]`.
 
     Args:
-        block: N texts of valid JSON, one after the other, each closed by a byte that is 0.
-        ends: (N,) int64, behind those.
+        block, ends: N texts of valid JSON (or empty), as `closed` gives them.
 
     Returns:
         (N,) bool. False may also be said of polygons with exponents or hundreds of digits.
