@@ -61,7 +61,7 @@ class Change:
     old_box: Box | None = None
     new_box: Box | None = None
     iou: float | None = None
-    what: tuple[str, ...] = ()  # besides the box and the category: segmentation, attributes, …
+    what: tuple[str, ...] = ()  # segmentation, keypoints, iscrowd, names of attributes
 
     def __str__(self) -> str:
         name = self.old_category or self.new_category
@@ -423,9 +423,16 @@ def _changed(old: Annotation, new: Annotation, image: str, iou: float) -> Change
     keys = ("segmentation", "keypoints", "iscrowd", "attributes")
     # What has moved takes its mask and keypoints with it.
     keys = keys if iou == 1 else keys[2:]
-    what = tuple(key for key in keys if getattr(old, key) != getattr(new, key))
+    what = tuple(key for key in keys[:-1] if getattr(old, key) != getattr(new, key))
+    what += _changed_attributes(old.attributes, new.attributes)
     boxes = annotation_box(old), annotation_box(new)
     return Change(image, old.category, new.category, *boxes, iou, what)
+
+
+def _changed_attributes(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+    """Names of those that differ. A flag that is not there is false."""
+    names = dict.fromkeys([*old, *new])
+    return tuple(name for name in names if old.get(name, False) != new.get(name, False))
 
 
 def _added(annotation: Annotation, image: str) -> Change:

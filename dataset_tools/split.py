@@ -248,7 +248,7 @@ def _categories_of(image: Image) -> set[str]:
 
 def uniform(name: str, seed: int) -> float:
     """A number in [0, 1) that looks random, from the name and the seed."""
-    digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+    digest = blake2b(f"{seed}\0{name}".encode(errors="surrogatepass"), digest_size=8).digest()
     # 53 bits are what a float holds: with more, rounding could give 1.
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 

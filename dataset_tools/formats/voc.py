@@ -63,6 +63,7 @@ from dataset_tools.xml_tree import Node, parse_xml
 FILES_LOOKED_AT = 200
 _MOST_REMEMBERED = 1000
 _ANNOTATIONS = "Annotations"
+_NO_POSE = ("pose", "Unspecified")  # that nothing is said of it
 _FLAGS = ("difficult", "truncated", "occluded")
 _BOOLEANS = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -410,7 +411,7 @@ class _ObjectShape:
             value = texts[index].strip()
             if tag in _FLAGS and value in _BOOLEANS:
                 attributes[tag] = _BOOLEANS[value]
-            elif value:
+            elif value and (tag, value) != _NO_POSE:
                 attributes[tag] = value
         return attributes
 
@@ -525,6 +526,8 @@ def _attributes(node: Node) -> dict[str, Any]:
         value = child.text.strip()
         if child.tag in _FLAGS and value in _BOOLEANS:
             attributes[child.tag] = _BOOLEANS[value]
+        elif (child.tag, value) == _NO_POSE:
+            continue
         elif (
             child.tag == "attributes"
         ):  # as CVAT writes them: <attribute><name/><value/></attribute>

@@ -37,7 +37,7 @@ def test_every_kind_of_change_of_an_annotation():
         ("cat", (21, 0, 31, 10)),
         ("cat", (0, 0, 10, 10)),
     ]})  # fmt: skip
-    new.images[0].annotations[1].attributes["occluded"] = True
+    new.images[0].annotations[1].attributes |= {"occluded": True, "difficult": False}
     found = compare(old, new)
     kinds = {kind: [str(change) for change in changes] for kind, changes in found.changes()}
     assert kinds == {
@@ -45,7 +45,7 @@ def test_every_kind_of_change_of_an_annotation():
         "removed": ["a dog [80, 0, 10, 10]"],
         "moved": ["a cat [21, 0, 10, 10] IoU 0.82"],
         "relabelled": ["a dog → cat [40, 0, 10, 10]"],
-        "edited": ["a dog [60, 0, 10, 10] (attributes)"],
+        "edited": ["a dog [60, 0, 10, 10] (occluded)"],
     }
     assert found.moved[0].iou == pytest.approx(90 / 110)
     assert found.unchanged == 1 and found.images_unchanged == 0

@@ -18,7 +18,7 @@ from tests.fuzz.fixtures import Fixture
 MAP = "categories: {circle: round, square: null}\nothers: keep\norder: [triangle]\n"
 # {a}, {b}: two COCO files; {photos}: their images; {map}: a YAML file; {out}: a new folder.
 COMMANDS = {
-    "check": "check {a} {b} --images {photos} --fix -o {out}/mended.json",
+    "check": "check {a} --images {photos} --fix -o {out}/mended.json",
     "stats": "stats {a} --html {out}/stats.html --strides 8,16",
     "split": "split {a} -o {out} --split train=0.5,val=0.5 --stratify --group-by ^(.)",
     "subset": "subset {a} -o {out}/some.json --categories circle --min-size 2",

@@ -26,7 +26,8 @@ from dataset_tools.errors import InputError
 from tests.fuzz.damage import PLANTED, do_damage
 from tests.fuzz.fixtures import Fixture
 
-SECONDS = 20  # that a conversion of a few small files may take, on a busy machine
+SECONDS = 20  # of the processor that a conversion of a few small files may take
+WAITING = 10  # times as long on a busy machine
 
 
 @dataclass
@@ -124,13 +125,20 @@ def _limited(seconds: int) -> Iterator[None]:
     def stop(_: int, frame: FrameType | None) -> None:
         raise Hang
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    timers = {
+        signal.ITIMER_PROF: (signal.SIGPROF, seconds),
+        signal.ITIMER_REAL: (signal.SIGALRM, seconds * WAITING),
+    }
+    previous = {number: signal.signal(number, stop) for number, _ in timers.values()}
+    for timer, (_, length) in timers.items():
+        signal.setitimer(timer, length)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 # An audit hook cannot be taken away again: there is one, which watches when it is told to.
