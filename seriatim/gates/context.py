@@ -22,6 +22,7 @@ from seriatim.data.classification.dataset import UNLABELLED
 from seriatim.data.loader import seeded, training_records
 from seriatim.engine.state import preserve_plain_state, preserve_rng
 from seriatim.gates.labelled import as_dataset, has_labels
+from seriatim.gates.modes import evaluating
 from seriatim.gates.reads import NotingConfig, Reads, shared
 
 if TYPE_CHECKING:
@@ -228,13 +229,8 @@ class Context:
 
     def detections(self, model: nn.Module, inputs: Batch) -> list[dict[str, Any]]:
         """What `model` gives in evaluation mode for test inputs, in one batch."""
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                return model(copy.deepcopy(inputs))
-        finally:
-            model.train(was_training)
+        with evaluating(model):
+            return model(copy.deepcopy(inputs))
 
 
 # Metadata that speaks of files which the gates' own datasets do not have.

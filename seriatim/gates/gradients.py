@@ -36,16 +36,19 @@ class GradientsGate(Gate):
         self._add(loaded.pretrained(context, trainer, numbers))
         self._add(optimizing.decay(trainer.optimizer))
         self._add(optimizing.schedule(trainer.scheduler, context.cfg.SOLVER.MAX_ITER, numbers))
+        self._add(standing.small_batches(model, context.cfg.SOLVER.IMS_PER_BATCH))
+        self._add(loaded.channel_order(context, model, numbers))
         before = {name: t.detach().clone() for name, t in model.state_dict().items()}
         rate = _rate_to_peak(trainer.optimizer)
         norms = self._steps(trainer, batches)
         if norms is None:
             return ""
         self._add(flow.flow(context, model, norms, batches[0]))
+        self._add(flow.scale(model, norms, numbers))
         self._add(standing.frozen(model, before))
         self._add(standing.learning(model, before))
         self._add(standing.statistics(model, before))
-        if not self.findings:
+        if not any(finding.fails for finding in self.findings):
             asleep = {name for name, values in norms.items() if values[0] == 0}
             self._add(updates.update(model, before, rate, asleep, numbers))
             self._add(updates.average(trainer, before, numbers))
@@ -59,7 +62,10 @@ class GradientsGate(Gate):
         self.findings += findings
 
     def _steps(self, trainer: Trainer, batches: list[Batch]) -> flow.Norms | None:
-        """The norms of the gradients in each step; None if something is not finite."""
+        """The norms of the gradients in each step; None if something is not finite.
+
+        Gradients arrive from the last layer to the first: that tells the order of the layers.
+        """
         found: flow.Norms = {
             name: [] for name, p in trainer.bare_model.named_parameters() if p.requires_grad
         }
@@ -79,7 +85,8 @@ class GradientsGate(Gate):
             if bad:
                 self._add(flow.not_finite("", bad))
                 return None
-        return found
+        order = [*reversed(norms), *(name for name in found if name not in norms)]
+        return {name: found[name] for name in order}
 
 
 def _copies(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -116,7 +123,7 @@ def draw_flow(norms: dict[str, list[float]], path: Path) -> None:
             [max(v[step], 1e-12) for v in norms.values()], ".", ms=3, label=f"step {step + 1}"
         )
     axes.set_yscale("log")
-    axes.set_xlabel("parameters in the model's order")
+    axes.set_xlabel("parameters, from the first layer to the last")
     axes.set_ylabel("norm of the gradient")
     axes.legend()
     figure.savefig(path, dpi=110)

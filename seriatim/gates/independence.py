@@ -26,6 +26,7 @@ from seriatim.engine.state import preserve_plain_state, preserve_rng
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.init import fresh_model
+from seriatim.gates.modes import evaluating
 from seriatim.gates.observe import some_records, tensors_in
 from seriatim.gates.verdict import Cause, Finding
 
@@ -149,7 +150,7 @@ class IndependenceGate(Gate):
 
     def _check_evaluation(self, probe: Probe, i: dict, j: dict) -> None:
         i, j = (_as_test_input(image) for image in (i, j))
-        with probe.evaluating():
+        with evaluating(probe.model):
             noise = _difference(probe([i])[0], probe([i], seed=1)[0])
             if noise is not None and noise > SCORE_TOLERANCE:
                 self._say(
@@ -259,9 +260,6 @@ class Probe:
             for handle in handles:
                 handle.remove()
 
-    def evaluating(self) -> Evaluating:
-        return Evaluating(self.model)
-
     def mixer(self, batch: Batch, other: Batch) -> str:
         """The first module whose output for the first image differs between the two batches."""
         one, two = self._rows(batch), self._rows(other)
@@ -291,21 +289,6 @@ class Probe:
             for handle in handles:
                 handle.remove()
         return rows
-
-
-class Evaluating:
-    """Evaluation mode for the body; then every module is in the mode that it was in."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._modes = {module: module.training for module in model.modules()}
-
-    def __enter__(self) -> None:
-        self._model.eval()
-
-    def __exit__(self, *error: object) -> None:
-        for module, mode in self._modes.items():
-            module.training = mode
 
 
 def deterministic_copy(context: Context, images: Batch) -> nn.Module:

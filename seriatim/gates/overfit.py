@@ -20,8 +20,9 @@ from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, objects_of
 from seriatim.gates.labelled import has_labels
 from seriatim.gates.memorised import causes_of_names, draw_named, named
+from seriatim.gates.modes import evaluating
 from seriatim.gates.pictures import input_tile, save_sheet
-from seriatim.gates.practice import Practice, evaluating, practise
+from seriatim.gates.practice import Practice, practise
 from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause, Finding
 

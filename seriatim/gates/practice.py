@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,19 +114,6 @@ class _Altered:
     def __iter__(self) -> Iterator[list[Record]]:
         for batch in self._loader:
             yield [self._alter(item) for item in batch]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, without gradients; every module is put back as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def smoothed(values: Sequence[float], weight: float = 0.9) -> np.ndarray:

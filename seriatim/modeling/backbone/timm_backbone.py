@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import timm
@@ -12,6 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import BatchNormAct2d, GroupNormAct
 from timm.layers.norm_act import freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from timm.utils.model import freeze
 from torch import nn
 
@@ -129,7 +131,7 @@ def _is_unit(module: nn.Module, name: str, ends: set[str]) -> bool:
 
 def _levels(name: str) -> dict[str, int]:
     """Level name ("res3") → timm's feature index, for the last feature of each stride from 2 on."""
-    info = _probe(name).feature_info
+    info = _feature_info(name)
     strides = info.reduction()
     if len(set(strides)) < 2:
         raise InputError(
@@ -141,17 +143,18 @@ def _levels(name: str) -> dict[str, int]:
 
 
 def _last_frozen_module(name: str, stride: int) -> str:
-    info = _probe(name).feature_info
+    info = _feature_info(name)
     within = [m for m, s in zip(info.module_name(), info.reduction(), strict=True) if s <= stride]
     if not within:
         raise InputError(f"MODEL.TIMM.FREEZE_AT: {name} has no level of stride <= {stride}.")
     return within[-1]
 
 
-def _probe(name: str) -> nn.Module:
-    """The model without memory for its weights, to ask it for its levels."""
+@cache
+def _feature_info(name: str) -> FeatureInfo:
+    """The levels of a model, asked of one without memory for its weights."""
     with torch.device("meta"):
-        return create(name, features_only=True)
+        return create(name, features_only=True).feature_info
 
 
 def create(name: str, *, weights: str = "", **options) -> nn.Module:

@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from seriatim.config import get_cfg
 from seriatim.engine.ema import EMAHook
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.gradients import GradientsGate
+from seriatim.gates.loaded import SURE_FIT, convention_of, distance
+from seriatim.gates.verdict import Status
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector
 
 from .pipelines import KINDS, ask, assert_caught, assert_healthy, pipeline, trainer_that
@@ -160,3 +163,66 @@ def test_what_the_model_excuses_is_no_finding(tmp_path):
 
     context = pipeline(tmp_path, "task_aligned", trainer_that(plant))
     assert_healthy(ask(GradientsGate(), context, tmp_path))
+
+
+def test_gradients_that_vanish(tmp_path):
+    def plant(model):
+        def fade(module, inputs, output):
+            for feature in (f for f in output.values() if f.requires_grad):
+                feature.register_hook(lambda gradient: gradient * 1e-7)
+
+        model.backbone.bottom_up.register_forward_hook(fade)
+
+    caught(tmp_path, "retinanet", trainer_that(plant), "tiny")
+
+
+def test_an_unusual_update_is_a_warning(tmp_path):
+    context = pipeline(tmp_path, "retinanet", SOLVER__BASE_LR=1e-6)
+    verdict = ask(GradientsGate(), context, tmp_path)
+    assert verdict.status is Status.WARN
+    assert 1e-6 < verdict.numbers["update at the peak rate"] < 1e-5
+    assert "BASE_LR" in str(verdict.findings[0].causes[0])
+
+
+def test_batchnorm_on_one_image_is_a_warning(tmp_path):
+    context = pipeline(tmp_path, "retinanet", SOLVER__IMS_PER_BATCH=1)
+    verdict = ask(GradientsGate(), context, tmp_path)
+    assert verdict.status is Status.WARN and "statistics of 1 image" in verdict.summary
+
+
+LITE0 = {"MODEL__TIMM__NAME": "tf_efficientnet_lite0", "MODEL__TIMM__WEIGHTS": "package"}
+
+
+def test_pretrained_weights_of_rgb_for_bgr_images(tmp_path):
+    caught(tmp_path, "task_aligned", None, "INPUT.FORMAT", INPUT__FORMAT="BGR", **LITE0)
+
+
+def test_pretrained_weights_in_their_own_order(tmp_path):
+    verdict = ask(
+        GradientsGate(), pipeline(tmp_path, "task_aligned", INPUT__FORMAT="RGB", **LITE0), tmp_path
+    )
+    assert_healthy(verdict)
+    assert any("channels reversed" in name for name in verdict.numbers)
+
+
+@pytest.mark.parametrize(
+    ("weights", "order"),
+    [
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "BGR"),
+        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", "RGB"),
+        ("https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/x/137260431/model.pkl", "BGR"),
+        ("output/model_final.pth", None),
+    ],
+)
+def test_the_order_of_channels_of_known_weights(weights, order):
+    cfg = get_cfg()
+    cfg.MODEL.WEIGHTS = weights
+    assert convention_of(cfg) == order
+
+
+def test_the_order_of_channels_by_statistics():
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean = torch.tensor([2.0, 0.0, -2.0])  # the first channel is the brightest
+    right = torch.randn(4, 3, 32, 32) + norm.running_mean.view(1, 3, 1, 1)
+    assert distance(norm, [norm], right) < SURE_FIT
+    assert distance(norm, [norm], right.flip(1)) > 1
