@@ -1,11 +1,12 @@
 """The strides of a detector's feature maps, from its config file.
 
-Only the file and its bases are read, not Detectron2: what a config leaves to Detectron2's defaults,
-or takes from its model zoo, is not known here.
+Only the file and its bases are read, not Detectron2: what a config leaves to Detectron2's defaults
+is not known here, and of its model zoo's configs as much as their names say.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,15 @@ _LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "GeneralizedRCNN": ("RPN", ()),
 }
 _DEEPEST = 20  # bases of bases
+# What names of the model zoo's configs say, the first that fits.
+_ZOO: dict[str, dict[str, Any]] = {
+    "retinanet": {
+        "META_ARCHITECTURE": "RetinaNet",
+        "RETINANET": {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]},
+    },
+    "fpn": {"RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]}},
+    "c4": {"RPN": {"IN_FEATURES": ["res4"]}},
+}
 
 
 def parse_strides(text: str) -> list[int]:
@@ -52,7 +62,7 @@ def strides_of_config(path: str | Path) -> list[int]:
 
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The config over its bases, as far as they are files beside it."""
+    """The config over its bases: files beside it, or configs of the model zoo."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -72,8 +82,16 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     for base in [bases] if isinstance(bases, str) else bases:
         if (path.parent / base).is_file():
             _update(result, _read(path.parent / base, depth + 1))
+        else:
+            _update(result, {"MODEL": _of_zoo(str(base))})
     _update(result, content)
     return result
+
+
+def _of_zoo(name: str) -> dict[str, Any]:
+    """What is known of the model of a config in the zoo."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((copy.deepcopy(said) for word, said in _ZOO.items() if word in words), {})
 
 
 def _update(target: dict[str, Any], source: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         "BCCD-RetinaNet-Lite0-FPN",
         "Nuclei-MaskRCNN-Lite0-FPN",
         "RotatedFasterRCNN-R50-FPN",
+        "BCCD-FasterRCNN-R50-FPN",
+        "BCCD-RetinaNet-R50-FPN",
     ],
 )
 def test_the_project_s_own_configs(name):
@@ -50,7 +52,7 @@ def test_what_cannot_be_known(tmp_path):
     with pytest.raises(InputError, match="is no config"):
         strides_of_config(config)
     for content, message in (
-        ("_BASE_: COCO-Detection/retinanet_R_50_FPN_1x.yaml", "--strides 8,16,32"),
+        ("_BASE_: COCO-Detection/mine_R_50_1x.yaml", "--strides 8,16,32"),
         ("MODEL: {META_ARCHITECTURE: FCOSDetector, FCOS: {IN_FEATURES: [x]}}", "--strides"),
         ("[1, 2]", "is no config"),
         ("a: [", "no YAML"),
@@ -66,3 +68,25 @@ def test_strides_in_words():
     for wrong in ("", "8,", "0", "8,x", "-4", "1.5"):
         with pytest.raises(InputError, match="whole numbers"):
             parse_strides(wrong)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+        "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml",
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+        "COCO-Detection/rpn_R_50_FPN_1x.yaml",
+    ],
+)
+def test_names_of_the_model_zoo_say_what_its_configs_say(tmp_path, name):
+    from detectron2.model_zoo import get_config
+    from detectron2.modeling import build_backbone
+
+    cfg = get_config(name)
+    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    levels = cfg.MODEL.RETINANET.IN_FEATURES if retinanet else cfg.MODEL.RPN.IN_FEATURES
+    shapes = build_backbone(cfg).output_shape()
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: [{name}, other.yaml]\nSEED: 1\n")
+    assert strides_of_config(tmp_path / "mine.yaml") == [shapes[level].stride for level in levels]
