@@ -117,7 +117,7 @@ def distinct_stems(images: Iterable[Image], notes: Notes) -> Iterator[tuple[Imag
     """
     taken: dict[str, str] = {}
     for image in images:
-        stem = str(PurePosixPath(image.file_name).with_suffix(""))
+        stem = str(PurePosixPath(os.path.splitext(image.file_name)[0]))
         other = taken.get(stem.casefold())
         if other == image.file_name:
             notes.suspect("image that is there twice (labelled as the first time)", other)
