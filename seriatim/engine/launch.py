@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import wait
 from typing import Any
@@ -48,7 +49,7 @@ def launch(
     Raises:
         InputError, GateFailed: what a process raised, once.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_torchrun():
         return _join(
             int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), "env://", main, args
         )
@@ -61,6 +62,26 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     return _spawn(main, num_processes, num_machines, machine_rank, dist_url, args)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process, as one of several perhaps."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Under torchrun: what the body does is no part of the group that the environment describes."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+    hidden = (
+        {k: v for k, v in os.environ.items() if k.startswith(names)} if under_torchrun() else {}
+    )
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def _spawn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from dataset_tools.errors import InputError
-from seriatim.engine.launch import launch
+from seriatim.engine.launch import alone, launch, under_torchrun
 
 logger = logging.getLogger(__name__)
 
@@ -65,19 +66,24 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _processes(args: argparse.Namespace) -> int:
+    if under_torchrun():
+        return int(os.environ["WORLD_SIZE"])
     return (args.num_processes or args.num_gpus) * args.num_machines
 
 
 def _gates_before_processes(args: argparse.Namespace) -> None:
     """Gates test the pipeline in one process, and so before there are several. Of several machines
-    the first one asks them."""
+    the first one asks them, under torchrun the first process: the others wait for it to join."""
     looks_only = args.dry_run or args.probe_batch_size or args.eval_only
-    if looks_only or args.resume or args.gates == "off" or args.machine_rank > 0:
+    rank = int(os.environ["RANK"]) if under_torchrun() else args.machine_rank
+    if looks_only or args.resume or args.gates == "off" or rank > 0:
         return
     from seriatim.engine.setup import setup
     from seriatim.gates.entry import pass_gates
 
-    pass_gates(setup(args), args.gates, processes=_processes(args))
+    processes = _processes(args)
+    with alone():
+        pass_gates(setup(args), args.gates, processes=processes)
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> int:
