@@ -339,7 +339,8 @@ def _add_hook_keys(cfg: CfgNode) -> None:
     # Of a classifier also of a batch as it gets it.
     h.PICTURE_PERIOD = 0
     h.PICTURE_IMAGES = 4
-    # The metric that decides which checkpoint is best and when training stops early.
+    # The metric that decides which checkpoint is best and when training stops early. Left as it is,
+    # that of classifiers is classification/top1 on the first of DATASETS.TEST.
     h.BEST_METRIC = "bbox/AP"
     h.BEST_MODE = "max"
     # Evaluations without improvement after which training stops; 0: never.

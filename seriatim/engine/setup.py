@@ -18,7 +18,8 @@ from detectron2.utils import comm
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_text
-from seriatim.config import load_config
+from seriatim.config import get_cfg, load_config
+from seriatim.data.build import classifies
 from seriatim.data.catalog import register_datasets
 from seriatim.data.checks import check_data
 from seriatim.data.classes import resolve_class_counts, resolve_num_classes
@@ -65,6 +66,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_data(cfg)
     resolve_normalisation(cfg)
     resolve_class_counts(cfg)
+    resolve_best_metric(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     resolve_schedule(cfg)
     resolve_seed(cfg, resume=getattr(args, "resume", False))
@@ -124,6 +126,14 @@ def _one_of(key: str, value: str, choices) -> None:
 def _positive(key: str, value: float) -> None:
     if not value > 0:
         raise InputError(f"{key} is {value}; it must be above 0.")
+
+
+def resolve_best_metric(cfg: CfgNode) -> None:
+    """Classifiers have no AP: where BEST_METRIC was left as it is, theirs is top-1."""
+    hooks, tests = cfg.SERIATIM.HOOKS, cfg.DATASETS.TEST
+    if classifies(cfg) and tests and hooks.BEST_METRIC == get_cfg().SERIATIM.HOOKS.BEST_METRIC:
+        prefix = f"{tests[0]}/" if len(tests) > 1 else ""
+        hooks.BEST_METRIC = f"{prefix}classification/top1"
 
 
 def resolve_schedule(cfg: CfgNode) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from seriatim.testing.labelled import write_cifar
 from seriatim.testing.shapes import make_shapes
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +57,52 @@ def write_config(folder: Path, **changes) -> Path:
             "HOOKS": {"LOG_PERIOD": 1},
         },
     }
+    return _write(folder, config, changes)
+
+
+def write_classifier_config(folder: Path, **changes) -> Path:
+    """A WideResNet-10-1 on drawn images in CIFAR-10's files; `changes` as in `write_config`."""
+    if not (folder / "cifar").exists():
+        write_cifar(folder / "cifar", 120, 40)
+    config = {
+        "MODEL": {
+            "META_ARCHITECTURE": "ImageClassifier",
+            "DEVICE": "cpu",
+            "BACKBONE": {"NAME": "build_wide_resnet_backbone"},
+            "WIDE_RESNET": {"DEPTH": 10, "WIDTH": 1},
+            "CLASSIFIER": {"INIT": "kaiming"},
+            "PIXEL_MEAN": [127.0, 127.0, 127.0],
+            "PIXEL_STD": [55.0, 55.0, 55.0],
+        },
+        "INPUT": {"FORMAT": "RGB"},
+        "DATASETS": {"TRAIN": [f"{folder.name}_train"], "TEST": [f"{folder.name}_test"]},
+        "SOLVER": {
+            "IMS_PER_BATCH": 16,
+            "BASE_LR": 0.05,
+            "NESTEROV": True,
+            "MAX_ITER": 200,
+            "STEPS": [],
+            "WARMUP_ITERS": 5,
+        },
+        "DATALOADER": {"NUM_WORKERS": 0},
+        "SEED": 7,
+        "OUTPUT_DIR": str(folder / "output"),
+        "SERIATIM": {
+            "DATASETS": [
+                {
+                    "NAME": f"{folder.name}_{split}",
+                    "LABELS": str(folder / "cifar"),
+                    "SPLIT": split,
+                }
+                for split in ("train", "test")
+            ],
+            "CLASSIFICATION": {"CROP": "pad", "HFLIP": 0.5},
+        },
+    }
+    return _write(folder, config, changes)
+
+
+def _write(folder: Path, config: dict, changes: dict) -> Path:
     for name, value in changes.items():
         node = config
         *groups, key = name.split("__")

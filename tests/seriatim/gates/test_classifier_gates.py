@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from detectron2.data import DatasetCatalog
 from torch import nn
 
@@ -28,62 +27,12 @@ from seriatim.gates.repeat import RepeatGate
 from seriatim.gates.verdict import Status
 from seriatim.testing.labelled import write_cifar, write_image_folder
 
-from ..engine.support import load
+from ..engine.support import load, write_classifier_config
 from .pipelines import ask, assert_caught, assert_healthy, trainer_that
 
 
-def write_config(folder: Path, **changes) -> Path:
-    """WRN-10-1 on CIFAR-10's files, or on an image folder; `changes` are keys with __ for a dot."""
-    if not (folder / "cifar").exists():
-        write_cifar(folder / "cifar", 120, 40)
-    config = {
-        "MODEL": {
-            "META_ARCHITECTURE": "ImageClassifier",
-            "DEVICE": "cpu",
-            "BACKBONE": {"NAME": "build_wide_resnet_backbone"},
-            "WIDE_RESNET": {"DEPTH": 10, "WIDTH": 1},
-            "CLASSIFIER": {"INIT": "kaiming"},
-            "PIXEL_MEAN": [127.0, 127.0, 127.0],
-            "PIXEL_STD": [55.0, 55.0, 55.0],
-        },
-        "INPUT": {"FORMAT": "RGB"},
-        "DATASETS": {"TRAIN": [f"{folder.name}_train"], "TEST": [f"{folder.name}_test"]},
-        "SOLVER": {
-            "IMS_PER_BATCH": 16,
-            "BASE_LR": 0.05,
-            "NESTEROV": True,
-            "MAX_ITER": 200,
-            "STEPS": [],
-            "WARMUP_ITERS": 5,
-        },
-        "DATALOADER": {"NUM_WORKERS": 0},
-        "SEED": 7,
-        "OUTPUT_DIR": str(folder / "output"),
-        "SERIATIM": {
-            "DATASETS": [
-                {
-                    "NAME": f"{folder.name}_{split}",
-                    "LABELS": str(folder / "cifar"),
-                    "SPLIT": split,
-                }
-                for split in ("train", "test")
-            ],
-            "CLASSIFICATION": {"CROP": "pad", "HFLIP": 0.5},
-        },
-    }
-    for name, value in changes.items():
-        node = config
-        *groups, key = name.split("__")
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[key] = value
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 def pipeline(folder: Path, trainer_class: type | None = None, **changes) -> Context:
-    return Context(load(write_config(folder, **changes)), trainer_class)
+    return Context(load(write_classifier_config(folder, **changes)), trainer_class)
 
 
 FAST = [DataGate, OracleGate, InputsGate, InitGate, IndependenceGate, GradientsGate, RepeatGate]
