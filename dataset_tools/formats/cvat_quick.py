@@ -5,8 +5,8 @@ Of all others nothing is said here: they are the parser's, and `cvat_elements` s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from math import isfinite
 from operator import itemgetter
 from typing import Any
 
@@ -55,14 +55,7 @@ class QuickImages:
             return None
         shape, rows, lines = matched
         line += body.count("\n", 0, body.index("<"))
-        annotations = []
-        for values in rows:
-            annotation = shape.annotation(values, f"{self._path}:{line}")
-            if annotation is None:
-                return None
-            annotations.append(annotation)
-            line += lines
-        return annotations
+        return shape.annotations(rows, self._path, line, lines)
 
 
 class _BoxShape:
@@ -81,22 +74,26 @@ class _BoxShape:
         is_quick = {"label", *SIDES} <= set(names) and not _CAREFUL & set(names)
         return cls(names) if is_quick else None
 
-    def annotation(self, values: tuple[str, ...], place: str) -> Annotation | None:
-        """The record of a box; None if there is a fault in it."""
-        label, *sides = self._main(values)
-        try:
-            left, top, right, bottom = map(float, sides)
-        except ValueError:
-            return None
-        label = label.strip()
-        if not label or not math.isfinite(left + top + right + bottom):
-            return None
-        rest = self._rest(values)
-        said = self._said.get(rest)
-        if said is None:
-            node = Node("box", 0, dict(zip(self._names, values, strict=True)))
-            said = said_of(node)
-            if len(self._said) < _MOST_REMEMBERED:
-                self._said[rest] = said
-        box = (left, top, right, bottom)
-        return Annotation(label, box, None, None, False, None, said.copy(), None, place)
+    def annotations(
+        self, rows: list[tuple[str, ...]], path: str, line: int, lines: int
+    ) -> list[Annotation] | None:
+        """The records of boxes that take so many lines each; None if there is a fault in one."""
+        found = []
+        for values in rows:
+            label, left, top, right, bottom = self._main(values)
+            try:
+                box = (float(left), float(top), float(right), float(bottom))
+            except ValueError:
+                return None
+            label = label.strip()
+            if not label or not isfinite(sum(box)):
+                return None
+            said = self._said.get(rest := self._rest(values))
+            if said is None:
+                said = said_of(Node("box", 0, dict(zip(self._names, values, strict=True))))
+                if len(self._said) < _MOST_REMEMBERED:
+                    self._said[rest] = said
+            said, place = said.copy(), f"{path}:{line}"
+            found.append(Annotation(label, box, None, None, False, None, said, None, place))
+            line += lines
+        return found

@@ -31,9 +31,9 @@ def locate(
     An image that is not there keeps the last of `names`, without folders that lead out of the
     root, if its size is known. Else it is noted as dropped and the result is None.
     """
-    found = next((path for name in names if (path := index.find(name, near))), None)
-    if found is not None:
-        return found, size or image_size(index.root / found)
+    for name in names:
+        if (found := index.find(name, near)) is not None:
+            return found, size or image_size(f"{index.root}/{found}")
     if size is None:
         notes.drop("image that has no recorded size and is not there", f"{place}: {names[-1]}")
         return None
