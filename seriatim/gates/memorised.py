@@ -9,7 +9,8 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from seriatim.gates.context import Context, Record
-from seriatim.gates.practice import Practice, evaluating
+from seriatim.gates.modes import evaluating
+from seriatim.gates.practice import Practice
 from seriatim.gates.verdict import Cause
 
 LEARNT = 0.25  # of the loss at the start: the images are learnt as far as training can see
