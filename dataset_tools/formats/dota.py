@@ -12,6 +12,7 @@ rotated box joins the middles of their sides (`dataset_tools.rotated.from_corner
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def write(
         names = _written_names(dataset, notes)
         taken: dict[str, str] = {}
         for image in dataset.images:
-            label = str(PurePosixPath(image.file_name).with_suffix(".txt"))
+            label = f"{os.path.splitext(image.file_name)[0]}.txt"
             other = taken.setdefault(label.casefold(), image.file_name)
             if other != image.file_name:
                 raise InputError(
