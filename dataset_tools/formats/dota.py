@@ -214,6 +214,9 @@ def _header_lines(image: Image) -> Iterator[str]:
             yield f"{key}:{'null' if value is None else value}"
 
 
+_WRITTEN = {"rbox", "difficult", "difficult_level"}
+
+
 def _object_lines(image: Image, names: Mapping[str, str], notes: Notes) -> Iterator[str]:
     for annotation in image.annotations:
         quad, whole_outline = annotation_corners(annotation)
@@ -223,6 +226,10 @@ def _object_lines(image: Image, names: Mapping[str, str], notes: Notes) -> Itera
         if not whole_outline:
             notes.suspect("mask (written as its box)", annotation.source)
         attributes = annotation.attributes
+        for name in sorted(attributes.keys() - _WRITTEN):
+            notes.drop(f"attribute {name}", annotation.source)
+        if annotation.keypoints:
+            notes.drop("keypoints", annotation.source)
         level = attributes.get("difficult_level", int(bool(attributes.get("difficult"))))
         if annotation.iscrowd and not level:
             notes.suspect("crowd (written as difficult)", annotation.source)

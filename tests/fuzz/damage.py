@@ -24,6 +24,7 @@ from typing import Any
 Damage = Callable[[Path, Random], str | None]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+PNG_SIZES = ((60_000, 60_000), (2**31 - 1, 2**31 - 1), (0, 0), (1, 1), (30_000, 9))
 PLANTED = "planted-by-a-label-file"  # whoever writes a file of this name obeys a label file
 NAMES = (
     f"../../../{PLANTED}.jpg", f"/tmp/{PLANTED}.jpg", f"..\\..\\{PLANTED}.jpg", f"C:\\{PLANTED}",
@@ -233,8 +234,8 @@ def picture(folder: Path, random: Random) -> str | None:
     content = path.read_bytes()
     kinds = (
         b"", content[: len(content) // 2], content[:20], b"GIF89a\0\0\0\0", random.randbytes(200),
-        _png(60_000, 60_000), _png(2**31 - 1, 2**31 - 1), _png(0, 0), _png(1, 1), _png(30_000, 9),
-        b"BM" + bytes(60), b"II*\0\xff\xff\xff\xff", content[:-20] + random.randbytes(20),
+        *(png_header(width, height) for width, height in PNG_SIZES), b"BM" + bytes(60),
+        b"II*\0\xff\xff\xff\xff", content[:-20] + random.randbytes(20),
     )  # fmt: skip
     return _write(path, random.choice(kinds))
 
@@ -408,7 +409,7 @@ def _write(path: Path | None, content: bytes) -> str | None:
 
 
 @cache
-def _png(width: int, height: int) -> bytes:
+def png_header(width: int, height: int) -> bytes:
     """A PNG of few bytes that says it is that large."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
