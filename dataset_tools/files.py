@@ -119,6 +119,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
-    """Write `value` as JSON to `path`, whole or not at all. NaN and infinity are refused. Without
-    `indent`, on one line, it is several times as fast."""
-    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
+    """Write `value` as JSON to `path`, whole or not at all. Without `indent`, on one line, it is
+    several times as fast. InputError for NaN and infinity, which JSON has not."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: a number in it cannot be written: {error}. `check` says where it is."
+        ) from error
+    write_text(path, text + "\n")

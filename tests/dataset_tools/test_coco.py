@@ -145,3 +145,11 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     huge = Annotation("a", (0, 0, 2**64, 1e200))
     write_coco(path, [Image("a.png", 5, 5, [huge])], None, {})
     assert load_coco(path).images[0].annotations[0].bbox == (0, 0, 2.0**64, 1e200)
+
+
+def test_json_has_no_nan(tmp_path):
+    from dataset_tools.files import write_json
+
+    with pytest.raises(InputError, match=r"a\.json: a number in it cannot be written"):
+        write_json(tmp_path / "a.json", {"x": [float("nan")]})
+    assert not list(tmp_path.iterdir())
