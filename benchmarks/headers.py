@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from _machine import describe_machine
-
 from dataset_tools import errors
 from dataset_tools.checks.pictures import State, probe_images
 from dataset_tools.parallel import default_workers
@@ -32,6 +30,8 @@ _MOST_LINKS = 30_000  # of one file; file systems have limits
 
 
 def main() -> int:
+    from _machine import describe_machine  # brings torch, which the processes have no use for
+
     args = parse()
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 THUMBNAIL = 32  # px, the side of the square grey picture that look-alikes are found by
+FEWEST_HEADERS = 40_000  # are read by one process in the time that others take to start
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {  # EXIF orientation → the transposition that makes the picture upright
     2: "FLIP_LEFT_RIGHT",
@@ -108,6 +109,7 @@ def _all_decoded(paths: Sequence[str], workers: int) -> Iterator[Probe]:
 
 
 def _all_headers(paths: Sequence[str], workers: int) -> Iterator[Probe]:
+    workers = workers if len(paths) >= FEWEST_HEADERS else 1
     for probes in ordered_map(_headers, paths, workers, chunk=512):
         yield from probes
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dataset_tools import parallel
 from dataset_tools.check import check_dataset
+from dataset_tools.checks import pictures
 from dataset_tools.checks.pictures import State, probe_images
 from dataset_tools.checks.report import RULES, Severity
 from dataset_tools.cli import main
@@ -534,6 +535,7 @@ def test_rubbish_of_any_kind_is_reported_not_raised(tmp_path):
 
 def test_headers_are_read_by_processes_as_by_one(folder, monkeypatch):
     monkeypatch.setattr(parallel, "FEWEST_ITEMS", 2)
+    monkeypatch.setattr(pictures, "FEWEST_HEADERS", 2)
     images = folder / "images"
     (images / "empty.png").write_bytes(b"")
     (images / "noise.jpg").write_bytes(b"\xff\xd8noise")
