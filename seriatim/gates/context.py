@@ -70,7 +70,7 @@ class Context:
         flags = (cudnn.benchmark, cudnn.deterministic)
         deterministic = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        names = set(DatasetCatalog.list())
+        names, described = set(DatasetCatalog.list()), set(MetadataCatalog.list())
         with preserve_rng():
             try:
                 torch.manual_seed(self.SEED)
@@ -80,7 +80,8 @@ class Context:
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
                 for name in set(DatasetCatalog.list()) - names:
                     DatasetCatalog.remove(name)
-                    MetadataCatalog.pop(name, None)
+                for name in set(MetadataCatalog.list()) - described:
+                    MetadataCatalog.remove(name)
 
     # Config
 

@@ -23,6 +23,7 @@ from seriatim.gates.verdict import Cause, Finding
 
 STEPS, BROKEN_AFTER = 4, 2
 BATCH = 2
+SHORT_EDGE = 160  # px of the training inputs: bits are the same or not at any size
 EVALUATED = 3  # images; enough for an order that changes, or for statistics that move
 
 
@@ -241,6 +242,9 @@ def _short(context: Context, folder: str) -> CfgNode:
     cfg.TEST.PRECISE_BN.ENABLED = False
     cfg.SOLVER.CHECKPOINT_PERIOD = 0
     cfg.SERIATIM.HOOKS.LOG_PERIOD = 10**6
+    cfg.INPUT.MIN_SIZE_TRAIN = tuple(min(edge, SHORT_EDGE) for edge in cfg.INPUT.MIN_SIZE_TRAIN)
+    smaller = min(1.0, SHORT_EDGE / min(cfg.SERIATIM.AUG.SIZE))
+    cfg.SERIATIM.AUG.SIZE = [round(edge * smaller / 32) * 32 for edge in cfg.SERIATIM.AUG.SIZE]
     cfg.freeze()
     return cfg
 

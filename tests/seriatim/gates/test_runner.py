@@ -1,13 +1,21 @@
 import json
+import logging
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
 
 from dataset_tools.errors import GateFailed, InputError
 from seriatim import gates
+from seriatim.engine.state import plain_numbers
 from seriatim.gates import blind, lr, overfit
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
@@ -94,13 +102,18 @@ DEPENDS = {
 INDIFFERENT = ["OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SERIATIM.HOOKS.LOG_PERIOD"]
 
 
-@pytest.mark.parametrize("name", gates.ORDER)
-def test_keys_that_invalidate_a_verdict_and_keys_that_do_not(tmp_path, name, monkeypatch):
+def shorten(monkeypatch):
+    """The gates that train, in a few steps."""
     for gate in (overfit.Overfit1Gate, overfit.Overfit10Gate):
         monkeypatch.setattr(gate, "steps", 1)
     monkeypatch.setattr(overfit, "LOOK_EVERY", 1)
     monkeypatch.setattr(blind, "STEPS", 2)
     monkeypatch.setattr(lr, "STEPS", 9)
+
+
+@pytest.mark.parametrize("name", gates.ORDER)
+def test_keys_that_invalidate_a_verdict_and_keys_that_do_not(tmp_path, name, monkeypatch):
+    shorten(monkeypatch)
     gates.run(load(write_config(tmp_path, SOLVER__BASE_LR=0.01)), name)
     read = json.loads((tmp_path / "output" / "gates" / "gates.json").read_text())[name]["config"]
     yes, no = DEPENDS[name]
@@ -164,10 +177,48 @@ class LeavesTraces(Gate):
     question = "does it leave traces?"
 
     def examine(self, context, folder):
-        torch.manual_seed(99)
-        torch.backends.cudnn.benchmark = True
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(99)
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        torch.backends.cudnn.deterministic = not torch.backends.cudnn.deterministic
+        torch.use_deterministic_algorithms(True)
         context.dataset_of(context.train_records[:1], context.cfg.DATASETS.TRAIN[0], "left")
+        MetadataCatalog.get("left behind")
         return "done"
+
+
+def a_storage_is_open():
+    try:
+        return bool(get_event_storage())
+    except AssertionError:
+        return False
+
+
+def everything_global():
+    """What a gate could change behind the back of the training that follows."""
+    _, keys, *rest = np.random.get_state()
+    cudnn = torch.backends.cudnn
+    return {
+        "python": random.getstate(),
+        "numpy": (keys.tolist(), rest),
+        "torch": torch.get_rng_state().tolist(),
+        "flags": (cudnn.benchmark, cudnn.deterministic, cudnn.enabled, torch.is_grad_enabled()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "numbers": (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_inference_mode_enabled(),
+        ),
+        "catalogs": (sorted(DatasetCatalog.list()), sorted(MetadataCatalog.list())),
+        "metadata": {n: repr(MetadataCatalog.get(n).as_dict()) for n in MetadataCatalog.list()},
+        "registries": [
+            sorted(name for name, _ in registry)
+            for registry in (META_ARCH_REGISTRY, BACKBONE_REGISTRY)
+        ],
+        "storage": a_storage_is_open(),
+        "logging": logging.root.manager.disable,
+        "environment": dict(os.environ),
+    }
 
 
 class Breaks(Gate):
@@ -185,14 +236,32 @@ def test_a_gate_that_breaks_says_so_and_does_not_stop_the_training(tmp_path):
 
 
 def test_what_gates_do_leaves_no_trace(tmp_path):
-    from detectron2.data import DatasetCatalog
-
     context = Context(load(write_config(tmp_path)))
-    flag, before = torch.backends.cudnn.benchmark, torch.get_rng_state()
+    before = everything_global()
     LeavesTraces().run(context, tmp_path)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.backends.cudnn.benchmark is flag
-    assert not [name for name in DatasetCatalog.list() if name.startswith("__gates")]
+    assert everything_global() == before
+
+
+def test_no_gate_leaves_a_trace(tmp_path, monkeypatch):
+    shorten(monkeypatch)
+    context = Context(load(write_config(tmp_path, SOLVER__BASE_LR=0.01)))
+    before = everything_global()
+    for name in gates.ORDER:
+        make_gate(name).run(context, tmp_path)
+        assert everything_global() == before, name
+
+
+@pytest.mark.parametrize("name", ["init", "independence", "gradients"])
+def test_a_model_is_as_before(tmp_path, name):
+    """Weights, statistics, modes and plain attributes, such as a normaliser of the loss."""
+    context = Context(load(write_config(tmp_path)))
+    model = context._pristine
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    plain, modes = dict(plain_numbers(model)), [m.training for m in model.modules()]
+    make_gate(name).run(context, tmp_path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert dict(plain_numbers(model)) == plain
+    assert [m.training for m in model.modules()] == modes
 
 
 @pytest.mark.slow
