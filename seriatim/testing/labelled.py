@@ -6,6 +6,7 @@ Images of a class share a pattern, so that a classifier can learn them from a fe
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def write_cifar(
     sets = {"train": make_labelled(train, classes, seed=seed)}
     sets["test"] = make_labelled(test, classes, seed=seed + 1)
     if classes == 100:
-        names = [f"fine_{i:02}" for i in range(100)]
-        coarse = [f"coarse_{i:02}" for i in range(20)]
+        names = [f"fine_{i:02}".encode() for i in range(100)]
+        coarse = [f"coarse_{i:02}".encode() for i in range(20)]
         _pickle(folder / "meta", {b"fine_label_names": names, b"coarse_label_names": coarse})
         for split, (images, labels) in sets.items():
             content = _cifar_rows(images, labels, "fine_labels")
@@ -76,8 +77,26 @@ def _cifar_rows(images: np.ndarray, labels: np.ndarray, key: str) -> dict[bytes,
     }
 
 
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its texts: read by Python 3 they are what `encoding` says."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, value: bytes) -> None:
+        if len(value) < 256:
+            self.write(pickle.SHORT_BINSTRING + bytes([len(value)]) + value)
+        else:
+            self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+        self.memoize(value)
+
+    dispatch[bytes] = save_bytes
+
+
 def _pickle(path: Path, content: dict[bytes, object]) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(content)
+    # NumPy's modules were called otherwise then.
+    path.write_bytes(file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core."))
 
 
 def write_idx(

@@ -154,6 +154,30 @@ def test_coco_images_without_a_label_or_with_two(tmp_path, labelled):
         labelled(entry)
 
 
+def test_torchvision_reads_the_same_from_the_same_files(tmp_path, labelled):
+    """It is an independent reader, and the files are in the form that it knows."""
+    from torchvision import datasets
+
+    class CIFAR10(datasets.CIFAR10):
+        def _check_integrity(self):
+            return True
+
+        def _load_meta(self):
+            self.classes = list(CIFAR10_CLASSES)
+
+    folder = write_cifar(tmp_path / "cifar-10-batches-py")
+    theirs = CIFAR10(str(tmp_path), train=True)
+    labelled({"NAME": "a", "LABELS": str(folder), "SPLIT": "train"})
+    assert np.array_equal(pixels_of(DatasetCatalog.get("a")), theirs.data)
+    assert DatasetCatalog.get("a").labels.tolist() == theirs.targets
+
+    raw = write_idx(tmp_path / "MNIST" / "raw", packed=False)
+    mnist = datasets.MNIST(str(tmp_path), train=False)
+    labelled({"NAME": "b", "LABELS": str(raw), "SPLIT": "test"})
+    assert np.array_equal(pixels_of(DatasetCatalog.get("b"))[..., 0], mnist.data.numpy())
+    assert DatasetCatalog.get("b").labels.tolist() == mnist.targets.tolist()
+
+
 # What is wrong
 
 
