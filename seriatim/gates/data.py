@@ -16,6 +16,7 @@ from seriatim.gates import classification
 from seriatim.gates.agreement import MIN_IMAGES, Agreement, agreement, draw_agreement
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, numbers_of, objects_of
+from seriatim.gates.pixel_labels import check_pixels
 from seriatim.gates.verdict import Cause, Finding
 
 # Of these a few do no harm: the catalog leaves them out and says so. Many are a broken conversion.
@@ -33,7 +34,7 @@ class DataGate(Gate):
 
     name = "data"
     question = "is the dataset what it says?"
-    packages = ("dataset_tools", "seriatim.data.catalog")
+    packages = ("dataset_tools", "seriatim.data.catalog", "seriatim.data.classification")
 
     def examine(self, context: Context, folder: Path) -> str:
         train, test = list(context.cfg.DATASETS.TRAIN), list(context.cfg.DATASETS.TEST)
@@ -42,6 +43,7 @@ class DataGate(Gate):
         self._compare_classes(train, test)
         if any(is_classification(name) for name in (*train, *test)):
             self.findings += classification.check_data(context, train, test)
+            self.findings += check_pixels(train, test, self.numbers)
             return "labels agree with pixels, no test image is trained on"
         self._compare_images(train, test)
         for name in dict.fromkeys((*train, *test)):
