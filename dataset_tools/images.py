@@ -108,8 +108,11 @@ def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
     limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
     try:
         with Pillow.open(path) as image:
-            image.load()
-            picture = ImageOps.exif_transpose(image)
+            if image.size in (size, size[::-1]):  # else it may be more than the memory holds
+                image.load()
+                picture = ImageOps.exif_transpose(image)
+            else:
+                picture = image
     except FileNotFoundError as error:
         raise InputError(f"There is no image {path}. Run check.") from error
     except (OSError, SyntaxError, ValueError) as error:
