@@ -131,7 +131,9 @@ def _candidates(points: Tensor, gt_boxes: Tensor, distance: Tensor) -> Tensor:
 
 def _distance_penalty(distance: Tensor, candidate: Tensor) -> Tensor:
     """(B, M, P) in [0, 1e-12] for candidates, by distance to the box's centre; 1 for the others."""
-    distance = distance / distance.amax().clamp(min=1.0)
+    # Of each image alone: another one in the batch must not decide between two equal candidates.
+    largest = torch.where(candidate, distance, 0.0).amax(dim=(1, 2), keepdim=True)
+    distance = distance / largest.clamp(min=1.0)
     return torch.where(candidate, distance * 1e-12, distance.new_tensor(1.0))
 
 

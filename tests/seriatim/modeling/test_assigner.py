@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seriatim.modeling.assigner import TaskAlignedAssigner
+from seriatim.modeling.assigner import TaskAlignedAssigner, _distance_penalty
 
 GRID = (
     torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1).reshape(
@@ -110,3 +110,11 @@ def test_an_object_between_the_points_is_not_lost():
     gt_boxes[0, 0] = torch.tensor([5.0, 5.0, 7.0, 7.0])
     targets = TaskAlignedAssigner()(scores, boxes, GRID, gt_boxes, gt_classes, valid)
     assert GRID[targets.foreground[0]].tolist() == [[4.0, 4.0]]
+
+
+def test_a_tie_is_decided_within_its_own_image():
+    distance, candidate = torch.tensor([[[3.0, 4.0]]]), torch.ones(1, 1, 2, dtype=torch.bool)
+    alone = _distance_penalty(distance, candidate)
+    pair = torch.cat([distance, 1e5 * distance])
+    together = _distance_penalty(pair, candidate.expand(2, 1, 2))
+    assert torch.equal(alone[0], together[0])
