@@ -6,6 +6,7 @@ forward hook passes the dict on. Whatever reads the model's losses sees the weig
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 
@@ -70,18 +71,23 @@ class FixedWeights(LossBalance):
 
 class UncertaintyWeights(LossBalance):
     """exp(-s) L + s / 2 with a learned s = log σ² for each loss (Kendall 2018, arXiv 1705.07115,
-    equation 10). A loss of constant size L ends at the weight 1 / (2 L)."""
+    equation 10). A loss of constant size L ends at the weight 1 / (2 L).
+
+    Of s / 2 its first value is taken away, so that training begins with the weighted losses.
+    """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__(weights)
-        start = {name: -torch.tensor(float(weight)).log() for name, weight in weights.items()}
-        self.log_variance = nn.ParameterDict({n: nn.Parameter(s) for n, s in start.items()})
+        self._start = {name: -math.log(weight) for name, weight in weights.items()}
+        self.log_variance = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor(s)) for name, s in self._start.items()}
+        )
 
     def balanced(self, losses: Losses) -> Losses:
         found = {}
         for name, loss in losses.items():
             s = self.log_variance[name]
-            found[name] = torch.exp(-s) * loss + s / 2
+            found[name] = torch.exp(-s) * loss + (s - self._start[name]) / 2
         return found
 
     def current(self) -> dict[str, float]:

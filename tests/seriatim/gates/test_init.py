@@ -7,6 +7,8 @@ from torch import nn
 
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.expectations import Suspect, softmax_at_chance
+from seriatim.gates.gradients import GradientsGate
+from seriatim.gates.independence import IndependenceGate
 from seriatim.gates.init import InitGate, ranked
 from seriatim.gates.verdict import Cause, Status
 from seriatim.modeling.meta_arch import task_aligned
@@ -195,3 +197,13 @@ def test_causes_are_ranked_by_how_well_their_factor_fits():
     suspects = (Suspect(2, Cause("twice")), Suspect(2.6, Cause("more")), Suspect(9, Cause("much")))
     assert [c.what for c in ranked(2.5, suspects)] == ["more", "twice"]
     assert ranked(0.1, suspects) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fixed", "uncertainty", "gradnorm"])
+def test_a_detector_with_balanced_losses_is_healthy(tmp_path, name):
+    weights = [["loss_cls", 3.0], ["loss_box_reg", 0.5]]
+    changes = {"SERIATIM__LOSS_BALANCE": {"NAME": name, "WEIGHTS": weights}}
+    context = pipeline(tmp_path, "retinanet", **changes)
+    for gate in (InitGate(), IndependenceGate(), GradientsGate()):
+        assert_healthy(ask(gate, context, tmp_path))

@@ -77,11 +77,14 @@ def test_uncertainty_is_kendalls_formula_and_its_gradient():
     found = weights(losses)
     for name, start in (("a", 0.0), ("b", -math.log(4))):
         value = float(losses[name])
-        assert found[name].item() == pytest.approx(math.exp(-start) * value + start / 2)
+        assert found[name].item() == pytest.approx(math.exp(-start) * value)
     sum(found.values()).backward()
     for name, s in weights.log_variance.items():
         slope = -math.exp(-s.item()) * losses[name].item() + 0.5
         assert s.grad.item() == pytest.approx(slope)
+    with torch.no_grad():
+        weights.log_variance["a"].add_(0.6)
+    assert weights(losses)["a"].item() == pytest.approx(math.exp(-0.6) * 3.0 + 0.3)
 
 
 def test_a_constant_loss_ends_at_the_weight_that_the_formula_has_its_minimum_at():
