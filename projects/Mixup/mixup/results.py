@@ -14,6 +14,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.files import write_json
 
 LEVEL = 0.05
+MARKS = "<!-- written by table.py -->\n", "\n<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ class Run:
     seconds: float
 
     def save(self, folder: Path) -> None:
-        write_json(self.path(folder, self.row, self.seed), asdict(self))
+        """Write ROW-seedN.json; `wrong` as hexadecimal digits of a bit for each image."""
+        bits = np.zeros(self.images, np.uint8)
+        bits[list(self.wrong)] = 1
+        values = {**asdict(self), "wrong": np.packbits(bits).tobytes().hex()}
+        write_json(self.path(folder, self.row, self.seed), values)
 
     @staticmethod
     def path(folder: Path, row: str, seed: int) -> Path:
@@ -52,7 +57,8 @@ def load_run(folder: Path, row: str, seed: int) -> Run | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Run(**{**values, "wrong": tuple(values["wrong"])})
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(values["wrong"]), np.uint8))
+        return Run(**{**values, "wrong": tuple(np.flatnonzero(bits).tolist())})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is no result of a run ({error}): remove it, and it is redone."
@@ -165,3 +171,12 @@ def _p(value: float | None) -> str:
         return ""
     shown = "< 0.001" if value < 0.001 else f"{value:.3f}"
     return f"**{shown}**" if value < LEVEL else shown
+
+
+def insert(page: str, text: str) -> str:
+    """`page` with `text` between its MARKS. InputError if it has none."""
+    head, first, rest = page.partition(MARKS[0])
+    _, last, tail = rest.partition(MARKS[1])
+    if not first or not last:
+        raise InputError(f"The page has no place for the table, {MARKS[0]}…{MARKS[1]}.")
+    return f"{head}{first}{text}{last}{tail}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mixup.results import Group, Run, holm, images_p, load_run, seeds_p, table
+from mixup.results import MARKS, Group, Run, holm, images_p, insert, load_run, seeds_p, table
 from scipy import stats
 
 from dataset_tools.errors import InputError
 
 IMAGES = 200
+PROJECT = Path(__file__).parents[3] / "projects" / "Mixup"
 
 
 def run(row: str, seed: int, wrong) -> Run:
@@ -77,3 +80,50 @@ def test_the_table_tells_what_is_missing_and_what_is_significant(tmp_path):
     assert "50.00 |" in lines["later (**1 of 3 seeds**)"]
     missing = lines["none (**0 of 3 seeds**)"]
     assert "not run" in missing and "`table.py --rows no`" in missing
+
+
+def test_a_table_is_put_between_its_marks():
+    page = f"before {MARKS[0]}old{MARKS[1]} after"
+    assert insert(page, "new") == f"before {MARKS[0]}new{MARKS[1]} after"
+    with pytest.raises(InputError, match="no place"):
+        insert("before", "new")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("mixup_table", PROJECT / "table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_readme_is_that_of_the_kept_results(script):
+    text = table(script.GROUPS, PROJECT / "results", script.SEEDS, "table.py")
+    page = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert insert(page, text) == page
+
+
+def test_every_row_has_its_config(script):
+    rows = [row for group in script.GROUPS for row in group.rows]
+    assert len(rows) == len(set(rows)) == 17
+    assert all(script.config_of(row)[0].is_file() for row in rows)
+    assert script.config_of("ict-manifold-40")[1] == ["SERIATIM.SEMI.LABELS_PER_CLASS", "40"]
+
+
+def test_images_are_averaged_over_squares(script, tmp_path):
+    generator = np.random.default_rng(0)
+    for stem, count in (("train", 12_000), ("t10k", 5_000)):
+        images = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        for kind, values in (("images-idx3", images), ("labels-idx1", np.arange(count) % 10)):
+            head = bytes([0, 0, 8, values.ndim]) + b"".join(
+                n.to_bytes(4, "big") for n in values.shape
+            )
+            content = head + values.astype(np.uint8).tobytes()
+            (tmp_path / f"{stem}-{kind}-ubyte").write_bytes(content)
+    script.prepare(tmp_path, tmp_path / "half.npz")
+    with np.load(tmp_path / "half.npz") as half:
+        assert half["x_train"].shape == (12_000, 14, 14) and half["y_test"][13] == 3
+        expected = images[7, 4:6, 10:12].mean()  # images is that of the test set
+        assert abs(half["x_test"][7, 2, 5] - expected) <= 0.5
+    with pytest.raises(InputError, match="dataset-fashion-mnist"):
+        script.prepare(tmp_path / "elsewhere", tmp_path / "none.npz")
