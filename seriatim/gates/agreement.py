@@ -22,7 +22,7 @@ from scipy.stats import wilcoxon
 from seriatim.data.image import read_image
 from seriatim.gates.context import Record, objects_of
 
-MIN_IMAGES = 12  # with fewer the mean rank of healthy data is too uncertain to speak of
+MIN_IMAGES = 6  # with fewer the mean rank of healthy data is too uncertain to speak of
 MOST_IMAGES = 48
 SIDE = 192  # px that the longer side is reduced to: edges of objects survive, noise does not
 # Chance that boxes which are right fit better when misread on purpose, for each misreading.

@@ -11,6 +11,7 @@ from fvcore.transforms.transform import Transform, TransformList
 
 _RANGE, _OFFSET = 250.0, 4.0  # of the coordinates as they are drawn; 0 is padding
 _GRID = 12  # points a side
+_WRAP = 100.0  # levels; posterising to two bits steps by 64, and upwards
 
 
 def coordinate_error(transforms: TransformList, size: tuple[int, int]) -> float:
@@ -55,6 +56,40 @@ def _error(transforms: TransformList, size: tuple[int, int], dtype: type) -> flo
         return float("nan")
     found = (arrived[inside, :2] - _OFFSET) / _RANGE * (width, height)
     return float(np.median(np.linalg.norm(found - points[inside], axis=1)))
+
+
+def box_error(transforms: TransformList, size: tuple[int, int]) -> float:
+    """Median distance, in px of the output, between the sides that `apply_box` gives and those of
+    the box around the four corners as `apply_coords` moves them.
+
+    Args:
+        transforms: from the source on.
+        size: (height, width) of the source.
+    """
+    height, width = size
+    shares = np.array([[0.1, 0.2, 0.4, 0.7], [0.5, 0.1, 0.9, 0.3], [0.3, 0.5, 0.6, 0.9]])
+    boxes = shares * (width, height, width, height)
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+    try:
+        moved = np.asarray(transforms.apply_coords(corners.copy())).reshape(-1, 4, 2)
+        found = np.asarray(transforms.apply_box(boxes.copy())).reshape(-1, 4)
+    except (TypeError, ValueError, AssertionError, NotImplementedError):
+        return float("nan")
+    around = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
+    return float(np.median(np.abs(found - around).max(axis=1)))
+
+
+def wraps_around(transform: Transform) -> bool:
+    """Whether a little more light makes a pixel dark: arithmetic that begins anew after 255."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(8, axis=0)
+    try:
+        result = np.asarray(transform.apply_image(ramp.copy()))
+    except (TypeError, ValueError, AssertionError):
+        return False
+    if result.shape != ramp.shape:
+        return False
+    steps = np.diff(result[4].astype(float), axis=0)
+    return bool((steps < -_WRAP).any() and np.median(steps) > 0)
 
 
 def is_photometric(transform: Transform, size: tuple[int, int]) -> bool:

@@ -35,12 +35,21 @@ class GradientsGate(Gate):
         self._add(optimizing.membership(model, trainer.optimizer))
         self._add(loaded.pretrained(context, trainer, numbers))
         self._add(optimizing.decay(trainer.optimizer))
+        self._add(optimizing.moments(trainer.optimizer))
+        self._add(optimizing.driven(trainer.scheduler, trainer.optimizer))
+        self._add(optimizing.spread(model, trainer.optimizer))
+        if trainer.average is not None:
+            self._add(optimizing.memory(trainer.average.decay_at, context.cfg.SOLVER.MAX_ITER))
+        self._add(standing.dropout(model))
+        self._add(standing.random_and_frozen(context))
         self._add(optimizing.schedule(trainer.scheduler, context.cfg.SOLVER.MAX_ITER, numbers))
         self._add(standing.small_batches(model, context.cfg.SOLVER.IMS_PER_BATCH))
         self._add(loaded.channel_order(context, model, numbers))
         before = {name: t.detach().clone() for name, t in model.state_dict().items()}
         rate = _rate_to_peak(trainer.optimizer)
+        hooks = standing.count_hooks(model)
         norms = self._steps(trainer, batches)
+        self._add(standing.hooks(hooks, standing.count_hooks(model)))
         if norms is None:
             return ""
         self._add(flow.flow(context, model, norms, batches[0]))

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from seriatim.gates import classification, levels, perfect
+from seriatim.gates import assignment, classification, levels, perfect
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.expectations import (
@@ -62,7 +62,10 @@ class InitGate(Gate):
         expected = expected_losses(model, context.cfg, seen, batch)
         self.numbers["expected"] = {k: [e.low, e.high] for k, e in expected.items()}
         self.findings += levels.findings(model, batch, seen)
+        if not self._input_counts(context, model, batch, seen):
+            return ""  # a constant is not worth an explanation of its value
         self._check_perfect(context, model, batch, seen)
+        self.findings += assignment.findings(context, model, batch, seen)
         self._check_signs(model, seen)
         prior_broken = self._check_prior(context.cfg, model, seen)
         suspect = _frozen_noise(context.cfg, model)
@@ -70,7 +73,6 @@ class InitGate(Gate):
         known = prior_broken or suspect
         for name, value in seen.losses.items():
             self._check_loss(name, value, expected.get(name), context.cfg, known, dense)
-        self._check_that_input_counts(context, model, batch, seen)
         if expected:
             draw_losses(seen.losses, expected, folder / "losses.png")
             self.evidence.append("losses.png")
@@ -255,9 +257,9 @@ class InitGate(Gate):
 
     # The input
 
-    def _check_that_input_counts(
+    def _input_counts(
         self, context: Context, model: nn.Module, batch: Batch, seen: Observation
-    ) -> None:
+    ) -> bool:
         """The negatives of the images must give other losses."""
         negatives = [{**image, "image": 255 - image["image"]} for image in batch]
         others = observe(context, model, negatives).losses
@@ -266,16 +268,19 @@ class InitGate(Gate):
             for name, value in seen.losses.items()
             if value > 0 and abs(others.get(name, 0.0) - value) <= SAME * value
         ]
-        if seen.losses and len(same) == len(seen.losses):
+        constant = bool(seen.losses) and len(same) == len(seen.losses)
+        if constant:
             self._say(
                 "the losses are the same to six digits when every image becomes its negative.",
                 "losses that depend on the pixels.",
                 [
                     Cause("the images do not reach the heads: features are overwritten or zero"),
+                    Cause("the losses are clamped, and so a constant without a gradient"),
                     Cause("the last layers are initialised to 0, or the backbone is dead"),
                     Cause("normalisation divides the pixels away", "MODEL.PIXEL_STD"),
                 ],
             )
+        return not constant
 
     def _blame_for_nan(
         self, context: Context, model: nn.Module, batch: Batch, seen: Observation

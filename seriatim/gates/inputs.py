@@ -13,10 +13,11 @@ from fvcore.transforms.transform import TransformList
 from torch import nn
 
 from seriatim.data.build import fixed_augmentations
+from seriatim.gates import draws, tested
 from seriatim.gates.arrivals import Tally, compare_labels, compare_objects, mirror_of
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context, Record, objects_of
-from seriatim.gates.geometry import coordinate_error
+from seriatim.gates.geometry import box_error, coordinate_error, wraps_around
 from seriatim.gates.labelled import ALL_LABELLED, has_labels
 from seriatim.gates.pictures import input_tile, save_sheet
 from seriatim.gates.pixels import (
@@ -65,10 +66,17 @@ class InputsGate(Gate):
         self._picture(context, samples, folder)
         self._pixels(context, samples)
         self._coordinates(samples)
+        self._boxes(samples)
+        self._brightness(samples)
         self._objects(context, samples)
         self._labels(samples)
         self._backbone(context, records)
         self._batches(context)
+        if not has_labels(records):
+            self.findings += tested.inputs(context)
+            self.findings += tested.scales(context, samples)
+        if not self.findings:
+            self.findings += draws.findings(context, records[0])
         if not self.findings:
             self._workers(context, records)
         return f"{len(samples)} augmented inputs agree with their files, and so do their labels"
@@ -154,6 +162,51 @@ class InputsGate(Gate):
                         pictures=["inputs.png"],
                     )
                 )
+
+    def _boxes(self, samples: list[Sample]) -> None:
+        """`apply_box` of a transform is the box around what `apply_coords` makes of its corners."""
+        found: dict[str, float] = {}
+        for sample in samples:
+            for transform in sample.transforms.transforms if sample.transforms else ():
+                error = box_error(TransformList([transform]), sample.sizes[id(transform)])
+                if error == error:
+                    name = type(transform).__name__
+                    found[name] = max(found.get(name, 0.0), error)
+        for name, error in found.items():
+            if error > COORDINATE_TOLERANCE:
+                self.findings.append(
+                    Finding(
+                        f"{name} gives boxes that are {error:.0f} px off the corners as it moves"
+                        " them.",
+                        f"at most {COORDINATE_TOLERANCE:g} px.",
+                        [
+                            Cause(f"apply_box of {name} is wrong: all four corners count", name),
+                            Cause("boxes are clipped or rounded in the transform"),
+                        ],
+                        pictures=["inputs.png"],
+                    )
+                )
+
+    def _brightness(self, samples: list[Sample]) -> None:
+        """A pixel that becomes brighter does not become dark."""
+        names = {
+            type(transform).__name__
+            for sample in samples
+            for transform in (sample.transforms.transforms if sample.transforms else ())
+            if wraps_around(transform)
+        }
+        for name in sorted(names):
+            self.findings.append(
+                Finding(
+                    f"{name} makes bright pixels dark.",
+                    "pixels that end at 255.",
+                    [
+                        Cause(f"{name} wraps around: 8-bit arithmetic overflows", name),
+                        Cause("the result is not clipped before it becomes uint8"),
+                    ],
+                    pictures=["inputs.png"],
+                )
+            )
 
     def _objects(self, context: Context, samples: list[Sample]) -> None:
         """Boxes, classes, masks and keypoints are the file's, moved by the transforms."""

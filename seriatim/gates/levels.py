@@ -86,18 +86,11 @@ def _point_grids(model: nn.Module, seen: Observation) -> Iterator[Grid]:
 
 
 def _pooled_grids(model: nn.Module, seen: Observation) -> Iterator[Grid]:
-    features = seen.outputs.get("backbone")
-    heads = getattr(model, "roi_heads", None)
-    if heads is None or not isinstance(features, dict):
-        return
     cause = Cause("the scale of RoIAlign is not one over the stride of its level", "box_pooler")
-    for name, pooler in heads.named_children():
-        levels = getattr(heads, f"{name.removesuffix('pooler')}in_features", None)
-        if not isinstance(pooler, ROIPooler) or levels is None:
-            continue
-        for level, one in zip(levels, pooler.level_poolers, strict=False):
-            stride = 1 / one.spatial_scale
-            yield Grid(f"roi_heads.{name}", level, stride, features[level].shape[-1], cause)
+    for name, widths in seen.pooled.items():
+        pooler: ROIPooler = model.get_submodule(name)
+        for number, (width, one) in enumerate(zip(widths, pooler.level_poolers, strict=False)):
+            yield Grid(name, f"level {number}", 1 / one.spatial_scale, width, cause)
 
 
 def _fit_of_anchors(batch: Batch, seen: Observation) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -21,11 +22,13 @@ class Observation:
     losses: of the loss dict, as numbers.
     scalars: what the model put into the event storage.
     outputs: name of a watched module → what its first call gave.
+    pooled: name of a pooler of regions → widths of the levels that it was first given.
     """
 
     losses: dict[str, float]
     scalars: dict[str, float]
     outputs: dict[str, Any] = field(default_factory=dict)
+    pooled: dict[str, list[int]] = field(default_factory=dict)
 
 
 def observe(
@@ -36,10 +39,10 @@ def observe(
 ) -> Observation:
     """Forward `batch` through `model` in its present mode, without gradients."""
     storage = EventStorage()
-    with watch(model, watched) as outputs, torch.no_grad():
+    with watch(model, watched) as outputs, _poolers(model) as pooled, torch.no_grad():
         losses = context.losses(model, batch, storage)
     scalars = {name: float(value) for name, (value, _) in storage.latest().items()}
-    return Observation({k: float(v) for k, v in losses.items()}, scalars, outputs)
+    return Observation({k: float(v) for k, v in losses.items()}, scalars, outputs, pooled)
 
 
 @contextmanager
@@ -60,6 +63,29 @@ def watch(model: nn.Module, watched: Callable[[str, nn.Module], bool]) -> Iterat
     ]
     try:
         yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _poolers(model: nn.Module) -> Iterator[dict[str, list[int]]]:
+    """Collects the widths of the levels that poolers get, after all that changes them."""
+    widths: dict[str, list[int]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            widths.setdefault(name, [level.shape[-1] for level in inputs[0]])
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(keep(name))
+        for name, module in model.named_modules()
+        if isinstance(module, ROIPooler)
+    ]
+    try:
+        yield widths
     finally:
         for handle in handles:
             handle.remove()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.layers import batched_nms
 from detectron2.structures import Instances
 from torch import nn
 
-from seriatim.gates import classification
+from seriatim.gates import classification, tested
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Context, Record, is_upright, objects_of
 from seriatim.gates.faults import FAULTS, without
@@ -33,6 +32,10 @@ TOLERANCES = {"bbox": TOLERANCE, "segm": MASK_TOLERANCE, "sem_seg": LABEL_TOLERA
 # it.
 SEEN = 0.9
 CEILING_TOLD = 98.0  # AP below which the ceiling is worth a warning
+# Of a score, below which nothing is evaluated: 0.02 to 0.2 are in use. And of NMS: 0.5 to 0.7.
+HIGHEST_SCORE, HIGHEST_NMS = 0.4, 0.95
+INSTANCES = ("bbox", "segm", "keypoints")  # tasks that are scored by detections
+LEAST_KEPT = 0.75  # of the objects, by the limit of detections an image
 SMALL_TOLD = 0.2  # share of objects smaller than the finest stride that is worth a warning
 
 
@@ -58,10 +61,13 @@ class OracleGate(Gate):
             return self._labels(context, name, records)
         if not any(objects_of(record) for record in records):
             return self._semantic(context, name, records)
+        self.findings += tested.images(context)
         oracle = Oracle(context, name, records)
         scores = oracle.scores()
         self.numbers["AP of the ground truth"] = scores
         self._judge(oracle, scores)
+        if not self.findings:
+            self._memory(context, oracle, scores)
         if not self.findings:
             self._blindness(oracle, scores)
         self._ceiling(context, oracle)
@@ -84,6 +90,12 @@ class OracleGate(Gate):
             if wanted != wanted or abs(got - wanted) <= tolerance:
                 continue
             causes = oracle.explain(scores.get("bbox", 0.0))
+            if task == "segm" and abs(scores.get("bbox", 0.0) - expected["bbox"]) <= TOLERANCE:
+                causes = [
+                    Cause("masks are transposed: rows are taken for columns", "build_evaluator"),
+                    Cause("masks are pasted in another place or size than their boxes"),
+                    *causes,
+                ]
             metric = METRICS.get(task, "AP")
             self.findings.append(
                 Finding(
@@ -107,6 +119,38 @@ class OracleGate(Gate):
                         Cause("boxes are empty after scaling: INPUT.MIN_SIZE_TEST too small"),
                     ],
                     fails=oracle.lost > 0.01 * oracle.total,
+                )
+            )
+
+    def _memory(self, context: Context, oracle: Oracle, scores: dict[str, float]) -> None:
+        """Without detections there is no score, whatever was evaluated before; and with all of them
+        a larger one, if larger is better."""
+        found = oracle.evaluate([instances[:0] for instances in oracle.perfect])
+        nothing = {task: value for task, value in found.items() if task in INSTANCES}
+        self.numbers["AP of no detections"] = nothing
+        if any(value > TOLERANCE for value in nothing.values()):
+            self.findings.append(
+                Finding(
+                    f"without any detection the evaluator gives {max(nothing.values()):.1f}.",
+                    "0.",
+                    [
+                        Cause("the evaluator keeps what it saw before: reset() does not empty it"),
+                        Cause("the evaluator gives an old result again", "build_evaluator"),
+                    ],
+                )
+            )
+        keys = context.cfg.SERIATIM.HOOKS
+        task, _, metric = keys.BEST_METRIC.partition("/")
+        if metric.startswith("AP") and task in scores and keys.BEST_MODE == "min":
+            self.findings.append(
+                Finding(
+                    f"the best checkpoint is the one with the smallest {keys.BEST_METRIC}; perfect"
+                    f" detections have {scores[task]:.1f}, none 0.",
+                    "the largest: perfect detections must be better than none.",
+                    [
+                        Cause("the mode is that of a loss", "SERIATIM.HOOKS.BEST_MODE"),
+                        Cause("the metric is another than is meant", "SERIATIM.HOOKS.BEST_METRIC"),
+                    ],
                 )
             )
 
@@ -139,7 +183,7 @@ class OracleGate(Gate):
     def _ceiling(self, context: Context, oracle: Oracle) -> None:
         """What the best possible detector could reach with this NMS, these limits and strides."""
         model = context.new_model()
-        threshold, limit = nms_threshold(model), context.cfg.TEST.DETECTIONS_PER_IMAGE
+        threshold, limit = told_by(model, "test_nms_thresh"), context.cfg.TEST.DETECTIONS_PER_IMAGE
         results = [_limited(instances, threshold, limit) for instances in oracle.perfect]
         results = [without(found, "pred_masks", "pred_keypoints") for found in results]
         ceiling = oracle.evaluate(results)["bbox"]
@@ -152,6 +196,7 @@ class OracleGate(Gate):
             "detections per image": limit,
             "share of objects smaller than the finest stride": small,
         }
+        self._thresholds(model, threshold, limit, oracle)
         counted = context.cfg.SERIATIM.EVAL.MAX_DETECTIONS
         if ceiling < CEILING_TOLD and ceiling == ceiling:
             dense = Cause(
@@ -186,6 +231,35 @@ class OracleGate(Gate):
                     fails=False,
                 )
             )
+
+    def _thresholds(self, model: nn.Module, nms: float | None, limit: int, oracle: Oracle) -> None:
+        """What inference keeps of its detections must be what a score can be computed from."""
+        score = told_by(model, "test_score_thresh")
+        objects = sum(len(instances) for instances in oracle.perfect)
+        kept = sum(min(len(instances), limit) for instances in oracle.perfect)
+        if score is not None and score > HIGHEST_SCORE:
+            self._say_cut(
+                f"detections with a score below {score:g} are dropped before they are evaluated.",
+                f"a threshold of at most {HIGHEST_SCORE:g}: AP ranks all of them by score.",
+                Cause("the threshold is that of pictures, not of evaluation", "…SCORE_THRESH_TEST"),
+            )
+        if nms is not None and nms > HIGHEST_NMS:
+            self._say_cut(
+                f"NMS removes a detection from an IoU of {nms:g} with a better one on.",
+                f"at most {HIGHEST_NMS:g}: every object is found many times, and all but one count"
+                " as false.",
+                Cause("NMS removes next to nothing", "…NMS_THRESH_TEST"),
+            )
+        if kept < LEAST_KEPT * objects:
+            self._say_cut(
+                f"{limit} detections an image are kept, which leaves {kept} of {objects} objects.",
+                "as many as images have objects.",
+                Cause("the limit of detections is too small", "TEST.DETECTIONS_PER_IMAGE"),
+            )
+
+    def _say_cut(self, measured: str, expected: str, cause: Cause) -> None:
+        other = Cause("the model sets the value itself", "the meta-architecture")
+        self.findings.append(Finding(measured, expected, [cause, other]))
 
     def _semantic(self, context: Context, name: str, records: list[Record]) -> str:
         """Semantic segmentation: the true label of every pixel must give mIoU 100."""
@@ -241,17 +315,15 @@ def _limited(instances: Instances, threshold: float | None, limit: int) -> Insta
     return instances[:limit]
 
 
-def nms_threshold(model: nn.Module) -> float | None:
-    """The IoU above which the model's final NMS removes a box of the same class, if it is told."""
-    for path in ("test_nms_thresh", "roi_heads.box_predictor.test_nms_thresh"):
-        value: Any = model
-        for part in path.split("."):
-            value = getattr(value, part, None)
-        if isinstance(value, float):
-            return value
-    predictors = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    if isinstance(predictors, nn.ModuleList) and len(predictors):  # a cascade
-        return predictors[-1].test_nms_thresh
+def told_by(model: nn.Module, name: str) -> float | None:
+    """A threshold of the model's inference, if its last stage or the model itself tells it."""
+    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    if isinstance(predictor, nn.ModuleList) and len(predictor):  # a cascade
+        predictor = predictor[-1]
+    for owner in (model, predictor):
+        value = getattr(owner, name, None)
+        if isinstance(value, float | int):
+            return float(value)
     return None
 
 

@@ -42,11 +42,13 @@ class Perfection:
         losses: of training.
         found: share of the objects that inference gives, with their class; None if not asked.
         placed: the same, whatever the class.
+        scores: lowest and highest score of what inference gives.
     """
 
     losses: dict[str, float]
     found: float | None = None
     placed: float | None = None
+    scores: tuple[float, float] | None = None
 
 
 def perfection(
@@ -64,7 +66,7 @@ def perfection(
         outputs, placeable = _task_aligned(model, heads, truth)
         return _dense(context, model, batch, outputs, placeable)
     stage = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    if isinstance(stage, FastRCNNOutputLayers) and _is_documented(stage):
+    if isinstance(stage, FastRCNNOutputLayers) and is_documented(stage):
         return _second_stage(stage, truth)
     return None
 
@@ -93,13 +95,25 @@ def findings(fresh: dict[str, float], perfect: Perfection) -> Iterator[Finding]:
                 Cause("inference flattens or reads predictions in another order than training"),
             ],
         )
+    elif perfect.scores is not None and not 0 <= perfect.scores[0] <= perfect.scores[1] <= 1:
+        yield Finding(
+            f"inference gives scores of {perfect.scores[0]:.3g} to {perfect.scores[1]:.3g}.",
+            "scores between 0 and 1.",
+            [
+                Cause("inference takes logits for scores: a sigmoid or softmax is missing"),
+                Cause("scores are multiplied or added up beyond 1"),
+            ],
+        )
     elif perfect.found is not None and perfect.found < MOST * perfect.placed:
         yield Finding(
             f"of outputs that are exactly the ground truth, inference places {perfect.placed:.0%}"
             f" and names {perfect.found:.0%} rightly.",
             "the class of each object.",
             [
-                Cause("inference numbers classes in another way than training: shifted by one"),
+                Cause(
+                    "inference numbers classes in another way than training: shifted by one, or"
+                    " the background first"
+                ),
                 Cause("inference takes scores and labels from different orders"),
             ],
         )
@@ -267,16 +281,15 @@ def _second_stage(stage: FastRCNNOutputLayers, truth: list[Instances]) -> Perfec
     if stage.bbox_pred.out_features == 4:
         deltas = wanted
     else:
-        deltas = wanted.new_zeros(len(labels), classes, 4)
-        deltas[rows, labels] = wanted
-        deltas = deltas.flatten(1)
+        # The same for all classes: then a wrong class does not also misplace the box.
+        deltas = wanted[:, None].expand(-1, classes, -1).flatten(1)
     with torch.no_grad(), EventStorage():
         losses = {n: float(v) for n, v in stage.losses((logits, deltas), proposals).items()}
         found, _ = stage.inference((logits, deltas), proposals)
     return _compared(losses, found, truth)
 
 
-def _is_documented(stage: FastRCNNOutputLayers) -> bool:
+def is_documented(stage: FastRCNNOutputLayers) -> bool:
     """Whether its methods take what Detectron2's do, and its outputs are of their shape."""
     names = [list(inspect.signature(m).parameters) for m in (stage.losses, stage.inference)]
     outputs = getattr(stage.bbox_pred, "out_features", 0)
@@ -294,6 +307,8 @@ def _compared(
     losses: dict[str, float], found: list[Instances], truth: list[Instances]
 ) -> Perfection:
     total = placed = named = 0
+    scores = torch.cat([f.scores for f in found]) if found else torch.zeros(0)
+    extent = (float(scores.min()), float(scores.max())) if len(scores) else None
     for detected, real in zip(found, truth, strict=True):
         total += len(real)
         if not len(detected):
@@ -304,7 +319,7 @@ def _compared(
         named += int((close & same).any(1).sum())
     if not total:
         return Perfection(losses)
-    return Perfection(losses, named / total, placed / total)
+    return Perfection(losses, named / total, placed / total, extent)
 
 
 def _upright(instances: Instances) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from seriatim.engine.state import preserve_rng
+from seriatim.gates.context import Context
 from seriatim.gates.naming import some_of
 from seriatim.gates.steps import STEPS
 from seriatim.gates.verdict import Cause, Finding
@@ -14,6 +16,7 @@ from seriatim.gates.verdict import Cause, Finding
 # Images a step. ResNet-50's error on ImageNet is 23.6 % with 32 images a worker, 24.8 with 8, 27.3
 # with 4 and 34.7 with 2 (Wu & He 2018, Group Normalization, arXiv 1803.08494).
 FEWEST_IMAGES = 3
+LARGEST_DROPOUT = 0.8  # 0.5 is the most that is usual
 LARGEST_MOMENTUM = 0.5  # of BatchNorm: 0.1 is usual, TensorFlow writes it as 0.9
 
 
@@ -51,6 +54,76 @@ def frozen(model: nn.Module, before: dict[str, torch.Tensor]) -> Iterator[Findin
                 Cause("train() of the whole model undoes eval() of the frozen part"),
             ],
         )
+
+
+def random_and_frozen(context: Context) -> Iterator[Finding]:
+    """What is frozen was loaded: random numbers that are never trained teach nothing."""
+    model = context.new_model()
+    frozen = {n: p for n, p in model.named_parameters() if not p.requires_grad and p.ndim > 1}
+    if not frozen:
+        return
+    with preserve_rng():
+        torch.manual_seed(context.SEED + 1)
+        other = dict(context.trainer_class.build_model(context.cfg).named_parameters())
+    started = dict(context.starting_model().named_parameters())
+    random = [
+        name
+        for name, p in frozen.items()
+        if not torch.equal(p.to("cpu"), other[name].detach().to("cpu"))
+        and torch.equal(p, started[name].to(p))
+    ]
+    if not random:
+        return
+    yield Finding(
+        f"{some_of(random, dict(model.named_parameters()))} are frozen at random numbers.",
+        "what is frozen has been trained elsewhere, and its weights are loaded.",
+        [
+            Cause(
+                "layers are frozen as for pretrained weights, which are not loaded",
+                "MODEL.WEIGHTS, MODEL.TIMM.WEIGHTS, …FREEZE_AT",
+            ),
+            Cause("requires_grad is False by a pattern of names that fits too much"),
+        ],
+    )
+
+
+def dropout(model: nn.Module) -> Iterator[Finding]:
+    """Dropout that leaves something."""
+    high = {
+        name: module.p
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > LARGEST_DROPOUT
+    }
+    if high:
+        name = next(iter(high))
+        yield Finding(
+            f"dropout of {name} takes away {high[name]:.0%} of the features.",
+            f"at most {LARGEST_DROPOUT:.0%}.",
+            [
+                Cause("a dropout that is given the probability to keep, not to drop", name),
+                Cause("a value that was set for a test"),
+            ],
+        )
+
+
+def hooks(before: int, after: int) -> Iterator[Finding]:
+    """No step leaves hooks behind, whose effects would multiply."""
+    if after > before:
+        yield Finding(
+            f"a step leaves {after - before} more hooks on the model than there were.",
+            "as many as before.",
+            [
+                Cause("a hook is registered in every step, and its effects pile up", "run_step"),
+                Cause("a handle is not removed"),
+            ],
+        )
+
+
+def count_hooks(model: nn.Module) -> int:
+    """Of modules and parameters."""
+    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = sum(len(getattr(m, t, None) or ()) for m in model.modules() for t in tables)
+    return found + sum(len(p._backward_hooks or ()) for p in model.parameters())
 
 
 def learning(model: nn.Module, before: dict[str, torch.Tensor]) -> Iterator[Finding]:

@@ -191,6 +191,8 @@ class MasksTransposed(Spoilt):
     """Masks are encoded row by row where the format goes column by column."""
 
     def spoil(self, instances, given):
+        if not instances.has("pred_masks"):
+            return instances
         return _changed(instances, pred_masks=instances.pred_masks.transpose(1, 2))
 
 

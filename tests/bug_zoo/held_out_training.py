@@ -182,7 +182,7 @@ BUGS.append(
     area="schedule",
     what="The schedule ends at a tenth of the training: T_max was given the steps of warm-up.",
     gates=("gradients",),
-    causes=("zero", "schedule", "ends"),
+    causes=("zero too early",),
     kind="task_aligned",
     base={"SOLVER__MAX_ITER": 200},
     seen=("lucidrains/imagen-pytorch#71",),
@@ -337,22 +337,3 @@ class HalfOfTheBits(Trainer):
             with torch.no_grad():
                 for parameter in self.bare_model.parameters():
                     parameter.copy_(parameter.half().float())
-
-
-@trainer_bug(
-    BUGS,
-    "weights loaded after the average was made",
-    area="checkpoint",
-    what="The average is of the random weights, which were replaced by those of the file later.",
-    gates=("gradients", "repeat"),
-    causes=("average",),
-    kind="task_aligned",
-    base={"SERIATIM__SOLVER": {"EMA_DECAY": 0.9, "EMA_WARMUP": 1, "OPTIMIZER": "AdamW"}},
-)
-class AverageOfAnother(Trainer):
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.average.start = lambda: None
-        with torch.no_grad():
-            for parameter in self.average.model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
