@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from seriatim.gates.context import Batch, Context
+from seriatim.gates.context import Batch, Context, is_upright
 from seriatim.gates.observe import Observation
 from seriatim.gates.perfect import CERTAIN, is_documented
 from seriatim.gates.verdict import Cause, Finding
@@ -40,9 +40,7 @@ def findings(
 ) -> Iterator[Finding]:
     """What is wrong with assignment, background, proposals and masks."""
     truth = [image["instances"] for image in batch if "instances" in image]
-    if len(truth) < len(batch) or not all(
-        t.has("gt_boxes") and isinstance(t.gt_boxes, Boxes) for t in truth
-    ):
+    if len(truth) < len(batch) or not all(len(t) and is_upright(t.gt_boxes) for t in truth):
         return
     yield from _strictness(model)
     if isinstance(model, RetinaNet):

@@ -27,8 +27,9 @@ _SYSTEMATIC = ("box-outside-image", "duplicate-annotation", "mask-box-disagreeme
 SYSTEMATIC = 0.2  # share of the annotations
 MOVED = 0.02  # share of the objects that may have another class than in the file
 # Share of the tested objects whose classes were never trained: a rare class that a split left to
-# one side costs little, and is told; a common one makes the test's AP meaningless.
-UNTRAINED = 0.05
+# one side, or a handful of objects, costs little and is told; a common one makes the test's AP
+# meaningless.
+UNTRAINED, HANDFUL = 0.05, 5
 MOST_BYTES = 200_000_000  # of a file that is read again to count its classes
 
 
@@ -101,6 +102,7 @@ class DataGate(Gate):
         """What is never trained cannot be found; the evaluation would count it as missed."""
         seen, asked = (_counts(names) for names in (train, test))
         absent = [number for number in asked if number not in seen]
+        missed = sum(asked[number] for number in absent)
         if not absent or not seen:
             return
         classes = MetadataCatalog.get(test[0]).get("thing_classes") or []
@@ -119,7 +121,7 @@ class DataGate(Gate):
                         " crowds"
                     ),
                 ],
-                fails=sum(asked[n] for n in absent) > UNTRAINED * sum(asked.values()),
+                fails=missed > max(UNTRAINED * sum(asked.values()), HANDFUL),
             )
         )
 

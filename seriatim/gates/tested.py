@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes
 
 from seriatim.data.loader import seeded
-from seriatim.gates.context import Context, Record
+from seriatim.gates.context import Context, Record, is_upright
 from seriatim.gates.pixels import PIXEL_TOLERANCE
 from seriatim.gates.samples import Sample
 from seriatim.gates.verdict import Cause, Finding
@@ -130,7 +129,7 @@ def scales(context: Context, samples: Sequence[Sample]) -> Iterator[Finding]:
     tested, asked = [], []
     for record in context.test_records[: len(samples)]:
         item = mapper(copy.deepcopy(record))
-        tested.append(item["image"].shape[-2] / record["height"])
+        tested.append(item["image"].shape[-2] / item["height"])
         asked += _sides(item)
     if not trained or not seen or not asked:
         return
@@ -155,7 +154,7 @@ def scales(context: Context, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _scale(sample: Sample) -> float:
     """By how much its transforms enlarge the middle of an image."""
-    height, width = sample.record["height"], sample.record["width"]
+    height, width = sample.item["height"], sample.item["width"]
     middle = np.array([width / 2, height / 2])
     points = middle + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     origin, x, y = np.asarray(sample.transforms.apply_coords(points))
@@ -166,6 +165,6 @@ def _scale(sample: Sample) -> float:
 def _sides(item: Record) -> list[float]:
     """Square roots of the areas of an input's objects, px."""
     truth = item.get("instances")
-    if truth is None or not isinstance(truth.gt_boxes, Boxes):
+    if truth is None or not truth.has("gt_boxes") or not is_upright(truth.gt_boxes):
         return []
     return truth.gt_boxes.area().sqrt().tolist()

@@ -36,6 +36,19 @@ def _one_class(content: dict[str, Any]) -> None:
         annotation["category_id"] = 1
 
 
+def _a_thousand_classes(content: dict[str, Any]) -> None:
+    content["categories"] = [{"id": i + 1, "name": f"class {i}"} for i in range(1000)]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 300 * annotation["category_id"]
+        annotation.pop("keypoints", None)
+        annotation.pop("num_keypoints", None)
+
+
+def _nearly_all_empty(content: dict[str, Any]) -> None:
+    """One image of eight shows something: most batches of two have no object at all."""
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] % 8 == 1]
+
+
 def _many_classes(content: dict[str, Any]) -> None:
     """300 classes, of which three are seen: ids with gaps, as in COCO."""
     content["categories"] = [{"id": 3 * i + 1, "name": f"class {i}"} for i in range(300)]
@@ -78,6 +91,10 @@ def oblong(folder: Path) -> None:
     """Wide images, three times as wide as high."""
     make_shapes(folder / "train", 32, 1, size=(40, 120))
     make_shapes(folder / "val", 8, 2, size=(40, 120))
+
+
+def drawn_with_its_kind(folder: Path) -> None:
+    """Nothing: the pipeline of the kind draws data of its own."""
 
 
 def few(folder: Path) -> None:
@@ -143,5 +160,42 @@ HEALTHY = [
             "SOLVER__BASE_LR": 0.01,
             "SOLVER__STEPS": [4],
         },
+    ),
+    Healthy("C4 without a pyramid", "one level for all", kind="c4_rcnn"),
+    Healthy(
+        "rotated boxes",
+        "every object turned by an angle of its own",
+        kind="rotated_rcnn",
+        draw=drawn_with_its_kind,
+    ),
+    Healthy(
+        "semantic segmentation",
+        "no objects, a label for every pixel",
+        kind="semantic",
+        draw=drawn_with_its_kind,
+    ),
+    Healthy(
+        "panoptic segmentation",
+        "objects, and labels for what is around them",
+        kind="panoptic",
+        draw=drawn_with_its_kind,
+    ),
+    Healthy("1000 classes", "three of them seen", draw=drawn(_a_thousand_classes)),
+    Healthy(
+        "batches without any object",
+        "seven of eight images are empty",
+        draw=drawn(_nearly_all_empty),
+        base={"DATALOADER__FILTER_EMPTY_ANNOTATIONS": False, "SOLVER__IMS_PER_BATCH": 2},
+    ),
+    Healthy("two processes", "RetinaNet, through gloo", processes=2),
+    Healthy(
+        "two processes, normalised over both", "our own detector", kind="task_aligned", processes=2
+    ),
+    Healthy(
+        "two processes, accumulated and augmented",
+        "Faster R-CNN, two batches a step",
+        kind="faster_rcnn",
+        base=AUGMENTED | {"SERIATIM__SOLVER__ACCUMULATE": 2},
+        processes=2,
     ),
 ]
