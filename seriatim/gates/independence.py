@@ -127,8 +127,9 @@ class IndependenceGate(Gate):
             " another order"
         )
         flattened = Cause(
-            "predictions and targets are flattened in different orders: a view or reshape, without"
-            " permute, mixes images with channels, places or levels"
+            "predictions and targets are in different orders: a view or reshape, without permute,"
+            " mixes images with channels, places or levels; or a part of the batch comes in another"
+            " order than its images"
         )
         over = Cause("the loss takes a softmax, mean, maximum or norm over the batch")
         if place:

@@ -13,7 +13,7 @@ from fvcore.transforms.transform import TransformList
 from torch import nn
 
 from seriatim.data.build import fixed_augmentations
-from seriatim.gates import draws, tested
+from seriatim.gates import draws, mixed, tested
 from seriatim.gates.arrivals import Tally, compare_labels, compare_objects, mirror_of
 from seriatim.gates.base import Gate, Skip
 from seriatim.gates.context import Batch, Context, Record, objects_of
@@ -73,6 +73,7 @@ class InputsGate(Gate):
         self._backbone(context, records)
         self._batches(context)
         if not has_labels(records):
+            self.findings += mixed.findings(context, records)
             self.findings += tested.inputs(context)
             self.findings += tested.scales(context, samples)
         if not self.findings:

@@ -12,7 +12,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 
 from seriatim.data.loader import seeded
-from seriatim.gates.context import Context, Record, objects_of
+from seriatim.gates.context import Context, Record, is_upright, objects_of
 from seriatim.gates.direct import direct_ap, pasted_mask
 from seriatim.gates.faults import FAULTS, OPPOSITES, Fault, without
 from seriatim.gates.label_truth import LabelTruth
@@ -228,7 +228,7 @@ class Oracle:
         """The perfect predictions of an image, and its crowd regions as further ones."""
         perfect = without(self.perfect[number], "pred_masks", "pred_keypoints")
         crowds = [a for a in self.records[number].get("annotations", ()) if a.get("iscrowd")]
-        if not crowds or not isinstance(perfect.pred_boxes, Boxes):
+        if not crowds or not is_upright(perfect.pred_boxes):
             return perfect
         boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
         more = Instances(perfect.image_size)

@@ -24,6 +24,7 @@ AUGMENTED = {
     }
 }
 LITE0 = {
+    "INPUT__FORMAT": "RGB",
     "MODEL__TIMM": {"NAME": "tf_efficientnet_lite0", "WEIGHTS": "package"},
     "MODEL__PIXEL_MEAN": [127.0] * 3,
     "MODEL__PIXEL_STD": [128.0] * 3,

@@ -670,7 +670,11 @@ class LosesBuffers(Trainer):
     gates=("gradients",),
     causes=("overwrites",),
     kind="task_aligned",
-    base={"MODEL__TIMM__NAME": "tf_efficientnet_lite0", "MODEL__TIMM__WEIGHTS": "package"},
+    base={
+        "INPUT__FORMAT": "RGB",
+        "MODEL__TIMM__NAME": "tf_efficientnet_lite0",
+        "MODEL__TIMM__WEIGHTS": "package",
+    },
 )
 def _(model: nn.Module) -> None:
     for module in model.backbone.bottom_up.modules():
@@ -687,7 +691,11 @@ def _(model: nn.Module) -> None:
     causes=("does not load them",),
     seen=("torchgeo/torchgeo#4036", "facebookresearch/moco-v3#30"),
     kind="retinanet",
-    base={"MODEL__TIMM__NAME": "tf_efficientnet_lite0", "MODEL__TIMM__WEIGHTS": "package"},
+    base={
+        "INPUT__FORMAT": "RGB",
+        "MODEL__TIMM__NAME": "tf_efficientnet_lite0",
+        "MODEL__TIMM__WEIGHTS": "package",
+    },
 )
 class WrongPrefix(Trainer):
     @classmethod

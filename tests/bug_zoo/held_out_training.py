@@ -11,7 +11,11 @@ from tests.bug_zoo.planting import model_bug, trainer_bug
 from tests.bug_zoo.registry import Bug
 
 BUGS: list[Bug] = []
-LITE0 = {"MODEL__TIMM__NAME": "tf_efficientnet_lite0", "MODEL__TIMM__WEIGHTS": "package"}
+LITE0 = {
+    "INPUT__FORMAT": "RGB",
+    "MODEL__TIMM__NAME": "tf_efficientnet_lite0",
+    "MODEL__TIMM__WEIGHTS": "package",
+}
 
 # Optimizers
 

@@ -25,7 +25,8 @@ def test_healthy_with_average_accumulation_and_frozen_stem(tmp_path):
         "task_aligned",
         SERIATIM__SOLVER__EMA_DECAY=0.9,
         SERIATIM__SOLVER__ACCUMULATE=2,
-        MODEL__TIMM__FREEZE_AT=2,
+        MODEL__TIMM={"NAME": "tf_efficientnet_lite0", "WEIGHTS": "package", "FREEZE_AT": 2},
+        INPUT__FORMAT="RGB",
         SOLVER__WARMUP_FACTOR=0.0,
     )
     verdict = ask(GradientsGate(), context, tmp_path)
@@ -226,3 +227,26 @@ def test_the_order_of_channels_by_statistics():
     right = torch.randn(4, 3, 32, 32) + norm.running_mean.view(1, 3, 1, 1)
     assert distance(norm, [norm], right) < SURE_FIT
     assert distance(norm, [norm], right.flip(1)) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"MODEL__TIMM__FREEZE_AT": 2}, "pretrained weights, which are not loaded"),
+        ({"SERIATIM__SOLVER__OPTIMIZER": "SGD", "SOLVER__MOMENTUM": 0.9999}, "MOMENTUM"),
+        ({"SOLVER__WARMUP_FACTOR": 1000.0}, "WARMUP_FACTOR"),
+        (
+            {"SOLVER__MAX_ITER": 200, "SOLVER__STEPS": [120, 160], "SOLVER__GAMMA": 10.0},
+            "GAMMA",
+        ),
+        (
+            {
+                "SOLVER__MAX_ITER": 200,
+                "SERIATIM__SOLVER": {"OPTIMIZER": "AdamW", "EMA_DECAY": 0.99999, "EMA_WARMUP": 1},
+            },
+            "EMA_DECAY",
+        ),
+    ],
+)
+def test_settings_that_no_run_can_be_meant_to_have(tmp_path, changes, word):
+    caught(tmp_path, "retinanet", None, word, **changes)

@@ -96,11 +96,10 @@ def test_records_in_another_box_mode_than_the_file(tmp_path):
     assert_caught(ask(OracleGate(), context, tmp_path), "read as")
 
 
-def test_more_objects_than_detections_count_is_a_warning_with_the_ceiling(tmp_path):
+def test_more_objects_than_detections_count_shows_with_the_ceiling(tmp_path):
     context = pipeline(tmp_path, "retinanet", TEST__DETECTIONS_PER_IMAGE=2)
     verdict = ask(OracleGate(), context, tmp_path)
-    assert verdict.status is Status.WARN
-    assert "DETECTIONS_PER_IMAGE" in str(verdict.findings[0].causes[0])
+    assert_caught(verdict, "DETECTIONS_PER_IMAGE")
     assert verdict.numbers["ceiling"]["AP after NMS and limits"] < 90
 
 
@@ -164,3 +163,15 @@ def test_an_evaluator_of_labels_that_is_always_content(tmp_path):
 
     context = pipeline(tmp_path, "semantic", Content)
     assert_caught(ask(OracleGate(), context, tmp_path), "does not look at the labels")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"MODEL__RETINANET__SCORE_THRESH_TEST": 0.7}, "SCORE_THRESH_TEST"),
+        ({"MODEL__RETINANET__NMS_THRESH_TEST": 1.0}, "NMS_THRESH_TEST"),
+        ({"SERIATIM__HOOKS__BEST_MODE": "min"}, "BEST_MODE"),
+    ],
+)
+def test_what_the_score_is_computed_from(tmp_path, changes, word):
+    assert_caught(ask(OracleGate(), pipeline(tmp_path, "retinanet", **changes), tmp_path), word)
