@@ -82,7 +82,7 @@ def run_cases(
 
     Args:
         slow: where no gate of FAST fails, ask those of SLOW too.
-        watch: train plainly too, with and without the bug.
+        watch: train plainly too, with and without the bug; else only what was trained is told.
         keep: take results from the cache even if the sources have changed since.
     """
     for case in cases:
@@ -95,7 +95,7 @@ def run_cases(
         yield Result(
             case,
             outcome,
-            _watch(case, keep) if watch and planted else None,
+            _watch(case, keep) if planted and (watch or _was_watched(case)) else None,
             _first_runs().get(case.name) if planted else None,
             keep and _mark_of(case, "fast") != fingerprint(case),
         )
@@ -135,13 +135,22 @@ def _watch(bug: Bug, keep: bool) -> Watching:
     return Watching(_final_loss(bug, True, SEEDS[0], keep), mean - margin, mean + margin)
 
 
-def _final_loss(bug: Bug, planted: bool, seed: int, keep: bool) -> float:
-    """Remembered; the healthy trainings are shared by the bugs of one base."""
+def _was_watched(bug: Bug) -> bool:
+    runs = [(False, seed) for seed in SEEDS] + [(True, SEEDS[0])]
+    return all(_path(_run_name(bug, planted), f"loss_{seed}").is_file() for planted, seed in runs)
+
+
+def _run_name(bug: Bug, planted: bool) -> str:
+    """Of a training; the healthy ones are shared by the bugs of one base."""
     draw = getattr(bug.draw, "__qualname__", "")
     base = (bug.kind, sorted(bug.base.items()), draw, bug.processes, bug.area == "checkpoint")
-    name = bug.name if planted else "base " + hashlib.sha256(repr(base).encode()).hexdigest()[:12]
+    return bug.name if planted else "base " + hashlib.sha256(repr(base).encode()).hexdigest()[:12]
+
+
+def _final_loss(bug: Bug, planted: bool, seed: int, keep: bool) -> float:
     mark = fingerprint(bug, gates=False) if planted else _sources(gates=False)
-    answer = _remembered(name, f"loss_{seed}", partial(_trained, bug, planted, seed), mark, keep)
+    work = partial(_trained, bug, planted, seed)
+    answer = _remembered(_run_name(bug, planted), f"loss_{seed}", work, mark, keep)
     return math.nan if answer.get("loss") is None else answer["loss"]
 
 
