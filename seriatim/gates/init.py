@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
@@ -262,7 +263,8 @@ class InitGate(Gate):
     ) -> bool:
         """The negatives of the images must give other losses."""
         negatives = [{**image, "image": 255 - image["image"]} for image in batch]
-        others = observe(context, model, negatives).losses
+        negative = observe(context, model, negatives, is_informative)
+        others = negative.losses
         same = [
             name
             for name, value in seen.losses.items()
@@ -270,12 +272,15 @@ class InitGate(Gate):
         ]
         constant = bool(seen.losses) and len(same) == len(seen.losses)
         if constant:
+            clamped = Cause("the losses are clamped, and so a constant without a gradient")
+            logits, other = class_logits(seen), class_logits(negative)
+            seen_by_heads = logits is not None and not torch.equal(logits, other)
             self._say(
                 "the losses are the same to six digits when every image becomes its negative.",
                 "losses that depend on the pixels.",
                 [
+                    *([clamped] if seen_by_heads else []),
                     Cause("the images do not reach the heads: features are overwritten or zero"),
-                    Cause("the losses are clamped, and so a constant without a gradient"),
                     Cause("the last layers are initialised to 0, or the backbone is dead"),
                     Cause("normalisation divides the pixels away", "MODEL.PIXEL_STD"),
                 ],
