@@ -16,18 +16,17 @@ from seriatim.visualization.commands import common
 
 EPILOG = """\
 examples:
-  visualize.py explain photos/ --config-file configs/demo.yaml --method integrated-gradients
-  visualize.py explain cat.jpg --config-file output/pets/config.yaml --class dog
+  visualize.py explain --config-file configs/demo.yaml --method integrated-gradients
+  visualize.py explain --input cat.jpg --config-file output/pets/config.yaml --class dog
 """
 METHODS = ("gradcam", "integrated-gradients")  # as in seriatim.explain, which is heavy to import
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input",
-        nargs="?",
-        metavar="INPUT",
-        help="folder, file or quoted glob (default: images of the dataset)",
+        "--input",
+        metavar="PATH",
+        help="folder, file or quoted glob (default: the dataset)",
     )
     parser.add_argument("--method", choices=METHODS, default="gradcam", help="default: gradcam")
     parser.add_argument("--class", dest="category", metavar="NAME", help="explain this class only")
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="a dataset of the config (default: first in DATASETS.TEST)",
+        help="of the config (default: first in DATASETS.TEST)",
     )
     common.add_selection_options(parser, 12)
     common.add_config_options(parser, required=True)
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _records(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    """The records of INPUT's images, or of the dataset; --num and --match choose among them."""
+    """The records of --input's images, or of the dataset; --num and --match choose among them."""
     from detectron2.data import DatasetCatalog
 
     from dataset_tools.errors import InputError

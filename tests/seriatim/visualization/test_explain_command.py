@@ -66,7 +66,7 @@ def explain(config, output, *more):
 
 
 def test_each_image_of_the_dataset_has_a_picture(config, tmp_path):
-    assert explain(config, tmp_path / "out", "--num", "3") == 0
+    assert explain(config, tmp_path / "out", "--num", "3", "SEED", "1") == 0
     written = sorted((tmp_path / "out").glob("*.jpg"))
     assert len(written) == 3 + 1
     picture = np.asarray(Image.open(next(p for p in written if p.stem != "sheet"))).astype(int)
@@ -77,7 +77,10 @@ def test_each_image_of_the_dataset_has_a_picture(config, tmp_path):
 
 def test_files_and_classes_can_be_chosen(config, tmp_path, capsys):
     folder = tmp_path / "shapes" / "images"
-    assert explain(config, tmp_path / "a", "--class", "square", str(folder), "--num", "2") == 0
+    assert (
+        explain(config, tmp_path / "a", "--class", "square", "--input", str(folder), "--num", "2")
+        == 0
+    )
     assert len(list((tmp_path / "a").glob("*.jpg"))) == 3
     assert explain(config, tmp_path / "b", "--class", "circle") == 0
     assert "4 of 4 images have no detection" in capsys.readouterr().out
