@@ -1,0 +1,60 @@
+"""The keys of this project."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+STRATEGIES = ("kd3a", "fedavg", "fedprox", "krum", "bulyan", "trimmed", "median")
+
+
+def add_kd3a_config(cfg: CfgNode) -> None:
+    """Add the group KD3A."""
+    cfg.KD3A = k = CfgNode()
+    # The domains, each a party. The datasets of DOMAIN are called DOMAIN_train and DOMAIN_test.
+    k.PARTIES = []
+    # The domain without labels.
+    k.TARGET = ""
+    # kd3a, fedavg, fedprox, krum, bulyan, trimmed or median.
+    k.STRATEGY = "kd3a"
+    # How KD3A votes and weights: as the public "code" does or as the "paper" writes.
+    k.VARIANT = "code"
+    # Confidence that a source's vote needs, in the first round and after the last one.
+    k.GATE = (0.9, 0.95)
+    # α of the mixup of consensus; 0 does not mix.
+    k.MIX_ALPHA = 2.0
+    # Images that a party trains on in an epoch, and epochs.
+    k.EPOCH_IMAGES = 6000
+    k.EPOCHS = 20
+    # Rounds in an epoch. Below 1 the sources train 1 / r epochs in a round, the target one.
+    k.ROUNDS_PER_EPOCH = 1.0
+    # Weight of FedProx's term.
+    k.PROXIMAL_MU = 0.01
+    # Parties that krum, bulyan and trimmed mean bear.
+    k.BAD_PARTIES = 1
+    # Seconds that parties have for their part of a round, and sources that it needs.
+    k.DEADLINE = 3600.0
+    k.FEWEST_SOURCES = 1
+    # A domain whose labels are wrong, and the share of its images that are.
+    k.ATTACK = CfgNode({"PARTY": "", "LEVEL": 0.0})
+
+
+def rounds(cfg: CfgNode) -> int:
+    """How often the models meet."""
+    return max(1, round(cfg.KD3A.EPOCHS * cfg.KD3A.ROUNDS_PER_EPOCH))
+
+
+def shared_parts(cfg: CfgNode) -> tuple[str, ...]:
+    """What parties take over from the average: tensors whose names begin so.
+
+    KD3A's public code leaves every party its own classifier; the paper and all others do not.
+    """
+    own_classifiers = cfg.KD3A.STRATEGY == "kd3a" and cfg.KD3A.VARIANT == "code"
+    return ("backbone.",) if own_classifiers else ("",)
+
+
+def steps(cfg: CfgNode, target: bool) -> int:
+    """Steps of a party in a round."""
+    share = cfg.KD3A.ROUNDS_PER_EPOCH
+    if target:
+        share = max(1.0, share)
+    return max(1, round(cfg.KD3A.EPOCH_IMAGES / share / cfg.SOLVER.IMS_PER_BATCH))

@@ -1,0 +1,132 @@
+"""The target's model: it learns what the sources' models agree on, and needs no label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from kd3a.focus import MOST_EXACT, SampledOrders, all_coalitions, leave_one_out, shapley_values
+from kd3a.vote import Consensus, coalition_values, knowledge_vote
+from seriatim.modeling.meta_arch.classifier import ImageClassifier
+
+# Pairs of orders drawn for more than `MOST_EXACT` sources.
+PAIRS = 500
+
+
+@dataclass
+class Teachers:
+    """The sources' models and what their votes have been worth so far.
+
+    Args:
+        models: one of each source.
+        gate: confidence that a vote needs.
+        variant: "code" or "paper", see `kd3a.vote`.
+    """
+
+    models: Sequence[ImageClassifier]
+    gate: float
+    variant: str
+    images: int = 0
+    covered: float = 0.0
+    worth: Tensor | None = None
+    _members: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        sources = len(self.models)
+        self._orders = None if sources <= MOST_EXACT else SampledOrders(sources, PAIRS, seed=0)
+        self._members = all_coalitions(sources) if self._orders is None else self._orders.members
+        self.worth = torch.zeros(len(self._members), dtype=torch.float64)
+        for model in self.models:
+            model.eval()
+            # The public code leaves the sources in training mode: their BatchNorms normalise the
+            # target's images by the target's own statistics.
+            _use_batch_statistics(model, self.variant == "code")
+
+    @torch.no_grad()
+    def vote(self, images: Tensor) -> Consensus:
+        """The consensus on normalised `images`, (N, C, H, W); adds it to the account."""
+        probabilities = torch.stack([m.logits(images).float().softmax(-1) for m in self.models], 1)
+        consensus = knowledge_vote(probabilities, self.gate, self.variant)
+        self.worth += coalition_values(probabilities, self.gate, self._members, self.variant)
+        self.images += len(images)
+        self.covered += consensus.coverage * len(images)
+        return consensus
+
+    @property
+    def coverage(self) -> float:
+        """Share of the images so far on which a source was confident."""
+        return self.covered / max(1, self.images)
+
+    def focus(self) -> Tensor:
+        """(K,) float64: what each source has added to the votes so far."""
+        if self._orders is not None:
+            return self._orders.estimate(self.worth).values
+        if self.variant == "paper":
+            index = 1 << torch.arange(len(self.models))
+
+            def value(members: Tensor) -> Tensor:
+                return self.worth[(members * index).sum(1)]
+
+            return leave_one_out(value, len(self.models))
+        return shapley_values(self.worth)
+
+
+@META_ARCH_REGISTRY.register()
+class ConsensusStudent(ImageClassifier):
+    """An ImageClassifier that learns from `teachers` while it has some, and from labels else.
+
+    The loss is the cross entropy of the consensus, weighted image by image and mixed pair by pair
+    (mixup, λ ~ Beta(α, α)). Each half of a pair keeps its own weight; the public code gives both
+    the weight of the first, so that images on which nobody was confident are learnt as well.
+
+    Attributes:
+        teachers: None, or who is asked. Its models are no part of this one.
+    """
+
+    @configurable
+    def __init__(self, *, mix_alpha: float = 0.0, **kwargs: Any) -> None:
+        """
+        Args:
+            mix_alpha: α of mixup on the consensus; 0 does not mix.
+            kwargs: of ImageClassifier.
+        """
+        super().__init__(**kwargs)
+        self.mix_alpha = mix_alpha
+        self.teachers: Teachers | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        alpha = 0.0 if cfg.SERIATIM.DETERMINISTIC_DEBUG else cfg.KD3A.MIX_ALPHA
+        return super().from_config(cfg) | {"mix_alpha": alpha}
+
+    def forward(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        if not self.training or self.teachers is None:
+            return super().forward(batch)
+        images = self.pixels(batch)
+        consensus = self.teachers.vote(images)
+        get_event_storage().put_scalar("vote/coverage", consensus.coverage)
+        targets = consensus.targets * consensus.weights[:, None]
+        if self.mix_alpha > 0:
+            share = float(np.random.beta(self.mix_alpha, self.mix_alpha))
+            other = torch.randperm(len(images)).to(images.device)
+            images = images.lerp(images[other], 1 - share)
+            targets = targets.lerp(targets[other], 1 - share)
+        logits = self.logits(images)
+        loss = -(targets * logits.float().log_softmax(-1)).sum(-1).mean()
+        return {"loss_consensus": loss}
+
+
+def _use_batch_statistics(model: torch.nn.Module, yes: bool) -> None:
+    """Let BatchNorms normalise by their batch, without keeping its statistics."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and yes:
+            module.train()
+            module.momentum = 0.0
