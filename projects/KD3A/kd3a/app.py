@@ -1,4 +1,4 @@
-"""What a config describes, as parties and as a coordinator: in a simulation, or each in its place."""
+"""Parties and coordinator of a config: in a simulation, or each in a place of its own."""
 
 from __future__ import annotations
 
