@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import zlib
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from kd3a.client_app import build_client_app
 from kd3a.config import STRATEGIES, add_kd3a_config, rounds
 from kd3a.federation import Federation, Settings, run_rounds
 from kd3a.messages import SOURCE, TARGET
-from kd3a.party import TrainerParty
+from kd3a.party import PartyTrainer, TrainerParty
 from kd3a.strategies import KD3A, FedProx, Robust
 from seriatim.data.catalog import register_datasets
 from seriatim.engine.trainer import Trainer
@@ -43,7 +42,7 @@ def party_config(cfg: CfgNode, name: str) -> CfgNode:
     return own
 
 
-def open_party(cfg: CfgNode, name: str, trainer: type[Trainer] = Trainer) -> TrainerParty:
+def open_party(cfg: CfgNode, name: str, trainer: type[Trainer] = PartyTrainer) -> TrainerParty:
     """The party `name` of a federation's config (or of one that has just this party's data)."""
     own = party_config(cfg, name)
     Path(own.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
@@ -135,7 +134,7 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
         except BaseException as error:
             outcome.append(error)
 
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "FLWR_TELEMETRY_ENABLED": "0"}
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     run_simulation(
         server,
         build_client_app(find_party),
@@ -146,7 +145,6 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
                 "num_cpus": processes,
                 "include_dashboard": False,
                 "logging_level": "error",
-                "runtime_env": {"env_vars": environment},
             },
         },
     )

@@ -11,6 +11,7 @@ from dataset_tools.errors import InputError
 from dataset_tools.table import text_table
 from kd3a.app import check_config, simulate
 from kd3a.federation import CHECKPOINT, HISTORY
+from seriatim.config import load_config
 from seriatim.engine.setup import setup
 
 EPILOG = """\
@@ -25,8 +26,11 @@ examples:
 def main() -> int:
     """Run or go on with a federation; print what it reached."""
     args = _parse()
+    plan = load_config(args.config_file, args.opts)
+    check_config(plan)
+    for key, kind in (("DATASETS.TRAIN", "train"), ("DATASETS.TEST", "test")):
+        args.opts += [key, str(tuple(f"{party}_{kind}" for party in plan.KD3A.PARTIES))]
     cfg = setup(args)
-    check_config(cfg)
     folder = Path(cfg.OUTPUT_DIR)
     if (folder / CHECKPOINT).exists() and not args.resume:
         raise InputError(

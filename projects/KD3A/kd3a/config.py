@@ -22,6 +22,8 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     k.GATE = (0.9, 0.95)
     # α of the mixup of consensus; 0 does not mix.
     k.MIX_ALPHA = 2.0
+    # The learning rate falls from SOLVER.BASE_LR to this along a cosine over all steps.
+    k.END_LR = 0.001
     # Images that a party trains on in an epoch, and epochs.
     k.EPOCH_IMAGES = 6000
     k.EPOCHS = 20
@@ -32,7 +34,7 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     # Parties that krum, bulyan and trimmed mean bear.
     k.BAD_PARTIES = 1
     # Seconds that parties have for their part of a round, and sources that it needs.
-    k.DEADLINE = 3600.0
+    k.DEADLINE = 600.0
     k.FEWEST_SOURCES = 1
     # A domain whose labels are wrong, and the share of its images that are.
     k.ATTACK = CfgNode({"PARTY": "", "LEVEL": 0.0})

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.solver import LRMultiplier
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import nn
 
 from kd3a.averaging import State
@@ -24,6 +26,19 @@ from kd3a.messages import TARGET, Introduction, Scalars, Work
 from kd3a.student import ConsensusStudent, Teachers
 from seriatim.data.loader import training_records
 from seriatim.engine.trainer import Trainer
+
+
+class PartyTrainer(Trainer):
+    """A Trainer whose learning rate falls along a cosine over all rounds, to KD3A.END_LR.
+
+    The public code stretches the cosine over its number of epochs whatever the number of rounds,
+    so that with more rounds than epochs the rate rises again.
+    """
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+        curve = CosineParamScheduler(1.0, cfg.KD3A.END_LR / cfg.SOLVER.BASE_LR)
+        return LRMultiplier(optimizer, curve, max_iter=cfg.SOLVER.MAX_ITER)
 
 
 class TrainerParty:
@@ -37,7 +52,7 @@ class TrainerParty:
     """
 
     def __init__(
-        self, name: str, role: str, cfg: CfgNode, trainer: type[Trainer] = Trainer
+        self, name: str, role: str, cfg: CfgNode, trainer: type[Trainer] = PartyTrainer
     ) -> None:
         self._cfg = cfg = cfg.clone()
         self._steps = steps(cfg, target=role == TARGET)
