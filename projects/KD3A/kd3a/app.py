@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.env import seed_all_rng
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, Krum, Result
@@ -21,12 +20,14 @@ from kd3a.messages import SOURCE, TARGET
 from kd3a.party import PartyTrainer, TrainerParty
 from kd3a.strategies import KD3A, FedProx, Robust
 from seriatim.data.catalog import register_datasets
+from seriatim.engine.state import seed_everything
 from seriatim.engine.trainer import Trainer
 
 
 def party_config(cfg: CfgNode, name: str) -> CfgNode:
     """The part of a federation's config that the party `name` has to know."""
     own = cfg.clone()
+    own.defrost()
     own.DATASETS.TRAIN, own.DATASETS.TEST = (f"{name}_train",), (f"{name}_test",)
     wanted = {*own.DATASETS.TRAIN, *own.DATASETS.TEST}
     own.SERIATIM.DATASETS = [d for d in cfg.SERIATIM.DATASETS if d.get("NAME") in wanted]
@@ -93,7 +94,7 @@ def check_config(cfg: CfgNode) -> None:
 
 def initial_weights(cfg: CfgNode) -> ArrayRecord:
     """The model that all parties start from, by cfg.SEED."""
-    seed_all_rng(max(0, cfg.SEED))
+    seed_everything(max(0, cfg.SEED))
     model = Trainer.build_model(cfg)
     return ArrayRecord({name: value.contiguous() for name, value in model.state_dict().items()})
 

@@ -18,7 +18,6 @@ EPILOG = """\
 examples:
   train_net.py --config-file projects/KD3A/configs/Digits.yaml KD3A.TARGET usps
   train_net.py --config-file … KD3A.STRATEGY fedavg OUTPUT_DIR output/fedavg
-  train_net.py --config-file … KD3A.ATTACK.PARTY mnist KD3A.ATTACK.LEVEL 0.3
   train_net.py --config-file … --resume          (after Ctrl-C: bit for bit as if nothing had been)
 """
 

@@ -36,8 +36,6 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     # Seconds that parties have for their part of a round, and sources that it needs.
     k.DEADLINE = 600.0
     k.FEWEST_SOURCES = 1
-    # A domain whose labels are wrong, and the share of its images that are.
-    k.ATTACK = CfgNode({"PARTY": "", "LEVEL": 0.0})
 
 
 def rounds(cfg: CfgNode) -> int:

@@ -116,6 +116,7 @@ class Federation(Strategy):
         self.losses: dict[str, dict[str, float]] = {}  # what parties measured in the last round
         self.grid: Grid | None = None
         self._nodes: dict[int, Introduction] = {}
+        self._unmet: dict[int, str] = {}  # why a node could not introduce itself
 
     # What a subclass can change
 
@@ -219,10 +220,11 @@ class Federation(Strategy):
             if not missing:
                 return
             if time.monotonic() > end:
+                said = "".join(f" A node said: {reason}" for reason in self._unmet.values())
                 raise InputError(
                     f"The parties {', '.join(sorted(missing))} have not come within"
                     f" {self.settings.deadline:.0f} s. Check that their processes run and can reach"
-                    " the coordinator."
+                    f" the coordinator.{said}"
                 )
             time.sleep(0.2)
 
@@ -233,9 +235,11 @@ class Federation(Strategy):
         new = sorted(here - self._nodes.keys())
         messages = [Message(RecordDict(), dst_node_id=n, message_type=QUERY) for n in new]
         for reply in self.ask(messages):
-            if reply.has_error():
-                continue  # it is asked again before the next round
             node = reply.metadata.src_node_id
+            if reply.has_error():
+                self._unmet[node] = reply.error.reason  # it is asked again before the next round
+                continue
+            self._unmet.pop(node, None)
             try:
                 self._welcome(node, read_introduction(reply))
             except ValueError as error:

@@ -16,7 +16,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
-from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import nn
 
@@ -25,6 +24,7 @@ from kd3a.config import rounds, shared_parts, steps
 from kd3a.messages import TARGET, Introduction, Scalars, Work
 from kd3a.student import ConsensusStudent, Teachers
 from seriatim.data.loader import training_records
+from seriatim.engine.state import seed_everything
 from seriatim.engine.trainer import Trainer
 
 
@@ -55,6 +55,7 @@ class TrainerParty:
         self, name: str, role: str, cfg: CfgNode, trainer: type[Trainer] = PartyTrainer
     ) -> None:
         self._cfg = cfg = cfg.clone()
+        cfg.defrost()
         self._steps = steps(cfg, target=role == TARGET)
         cfg.SOLVER.MAX_ITER = rounds(cfg) * self._steps
         self._trainer = trainer
@@ -97,7 +98,9 @@ class TrainerParty:
     def _round(self, work: Work, prepare: Callable[[nn.Module], None]) -> tuple[State, Scalars]:
         """Train from the global weights for the steps of this round."""
         start, end = (work.round - 1) * self._steps, work.round * self._steps
-        seed_all_rng(np.random.SeedSequence([self._cfg.SEED, work.round]).generate_state(1)[0] >> 1)
+        seed_everything(
+            int(np.random.SeedSequence([self._cfg.SEED, work.round]).generate_state(1)[0])
+        )
         trainer = self._trainer(self._training_cfg())
         before = self._newest(work.round)
         if before is not None:

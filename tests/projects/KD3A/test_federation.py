@@ -7,27 +7,17 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.app.error import Error
-from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
-from flwr.supercore.task_identity import TaskIdentity
 from kd3a.averaging import average
-from kd3a.client_app import build_client_app
 from kd3a.federation import CHECKPOINT, HISTORY, Federation, Settings, run_rounds
 from kd3a.focus import domain_weights
 from kd3a.messages import SOURCE, TARGET, Introduction, Work, answer, read
 from kd3a.strategies import KD3A, FedProx, Robust
 
 from dataset_tools.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def _identity():
-    """Flower sets it in the process of a ServerApp; messages are addressed from it."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    yield
-    TaskIdentity._run_id = TaskIdentity._node_id = TaskIdentity._task_id = None
+from tests.projects.KD3A.local import LocalGrid
 
 
 def model(value: float = 0.0) -> dict[str, torch.Tensor]:
@@ -68,40 +58,6 @@ def parties() -> list[Counter]:
         Counter(Introduction("c", SOURCE, 20), -2.0),
         Counter(Introduction("t", TARGET, 40), 4.0),
     ]
-
-
-class LocalGrid(Grid):
-    """Nodes 100, 101 … of this process. `spoil` turns an answer into what a broken party sends."""
-
-    def __init__(self, members, spoil=None):
-        self.members = dict(enumerate(members, 100))
-        self.spoil = spoil or (lambda name, request, reply: reply)
-
-    def get_node_ids(self):
-        return list(self.members)
-
-    def send_and_receive(self, messages, *, timeout=None):
-        app = build_client_app(lambda context: self.members[context.node_id])
-        for message in messages:
-            node = message.metadata.dst_node_id
-            if node not in self.members:
-                continue
-            context = Context(
-                run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={}
-            )
-            try:
-                reply = app(message, context)
-            except RuntimeError as error:
-                reply = Message(Error(0, str(error)), reply_to=message)
-            reply = self.spoil(self.members[node].introduction.name, message, reply)
-            if reply is not None:
-                yield reply
-
-    def set_run(self, run):
-        raise NotImplementedError
-
-    run = property(set_run)
-    create_message = get_nodes = push_messages = pull_messages = set_run
 
 
 def settings(folder, **changes) -> Settings:
