@@ -39,8 +39,14 @@ FORMATS = [
     "h5py",
     "pyarrow",
 ]
+# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits.
+FEDERATED = [
+    "flwr[simulation]",
+    "scikit-learn",
+]
 DEV = [
     *FORMATS,
+    *FEDERATED,
     # Other readers of label formats, to compare with.
     "globox",
     "supervision",
@@ -67,5 +73,5 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV, "formats": FORMATS},
+    extras_require={"dev": DEV, "formats": FORMATS, "federated": FEDERATED},
 )
