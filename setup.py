@@ -39,7 +39,8 @@ FORMATS = [
     "h5py",
     "pyarrow",
 ]
-# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits.
+# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits (which is
+# also the tests' reference for whitening).
 FEDERATED = [
     "flwr[simulation]",
     "scikit-learn",
@@ -58,8 +59,6 @@ DEV = [
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
-    # The independent reference for whitening, and small sets of digits.
-    "scikit-learn",
 ]
 
 setup(
