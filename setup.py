@@ -39,8 +39,8 @@ FORMATS = [
     "h5py",
     "pyarrow",
 ]
-# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits (which is
-# also the tests' reference for whitening).
+# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits. The tests
+# of whitening have their reference from the latter.
 FEDERATED = [
     "flwr[simulation]",
     "scikit-learn",
