@@ -39,8 +39,7 @@ FORMATS = [
     "h5py",
     "pyarrow",
 ]
-# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits. The tests
-# of whitening have their reference from the latter.
+# What projects/KD3A needs: Flower with its simulation engine (Ray), and a domain of digits.
 FEDERATED = [
     "flwr[simulation]",
     "scikit-learn",
