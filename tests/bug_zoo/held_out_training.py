@@ -276,7 +276,10 @@ BUGS.append(
 class CountsTwice(Trainer):
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 30))
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.MAX_ITER *= 4  # Detectron2's schedules end with an error
+        return super().build_lr_scheduler(cfg, optimizer)
 
     def resume_or_load(self, resume=True):
         super().resume_or_load(resume)

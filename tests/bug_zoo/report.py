@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from seriatim.gates.runner import ORDER
+from tests.bug_zoo.pipeline import FAST
 from tests.bug_zoo.registry import GROUPS, Bug
 from tests.bug_zoo.runner import ROOT, Result
 
@@ -92,13 +93,25 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _staleness(results: Sequence[Result]) -> list[str]:
+    """How much of the page is not from one run of the present sources."""
     older = sum(r.stale for r in results)
     if not older:
         return []
+    alone = sum(r.stale and _asked_in_part(r) for r in results)
     return [
-        f"{older} of {len(results)} results are older than the last change of the gates' sources"
-        " (`ARGS=--keep`): what had been caught was not asked again after every mend.\n"
+        f"{older} of {len(results)} results are older than the last change of the sources"
+        " (`ARGS=--keep`): what had been caught was not asked again after every mend. "
+        f"{alone} of them are the answer of some of the gates alone, without those before.\n"
     ]
+
+
+def _asked_in_part(result: Result) -> bool:
+    """Whether gates were left out that come before the one that failed, or any if none did."""
+    asked, gate = result.outcome["seconds"], result.outcome["gate"]
+    if "all" in asked or gate == "refused":
+        return False
+    before = FAST[: FAST.index(gate)] if gate in FAST else FAST
+    return not set(before) <= set(asked)
 
 
 def _told(result: Result) -> str:
