@@ -129,7 +129,7 @@ def _missed(bugs: Sequence[Result]) -> list[str]:
         if not result.caught:
             warned = [f"{gate} warns: {text}" for gate, text in result.outcome["warnings"].items()]
             told = f" *{' '.join(warned)}*" if warned else ""
-            lines.append(f"- **{result.case.name}** ({result.case.area}): {result.case.what}{told}")
+            lines.append(f"- {result.case.name} ({result.case.area}): {result.case.what}{told}")
     return lines or ["None."]
 
 

@@ -58,7 +58,7 @@ def test_a_missed_bug_is_named_with_what_was_warned_of():
     bug = next(iter(bugs().values()))
     missed = {"gate": "", "cause": "", "right": False, "seconds": {}, "error": ""}
     page = markdown([Result(bug, {**missed, "warnings": {"data": "two boxes differ"}})])
-    assert f"- **{bug.name}** ({bug.area}): {bug.what} *data warns: two boxes differ*" in page
+    assert f"- {bug.name} ({bug.area}): {bug.what} *data warns: two boxes differ*" in page
 
 
 def test_a_first_run_is_never_overwritten(tmp_path, monkeypatch):
