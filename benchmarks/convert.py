@@ -7,7 +7,9 @@
 
 Everything runs in a process of its own, one at a time, with one thread. Times are processor seconds
 of the best of three runs, of one that takes half a minute of one run; imports are left out. What a
-peer cannot read is a dash, what takes it longer than --limit is told as such.
+peer cannot read is a dash, what takes it longer than --limit is told as such, what takes more than
+12 GiB is left out. "all cores" is ours by the clock with as many processes as there are cores, as
+the command does it; none of the peers uses more than one. Its ratio compares clocks.
 
 They do not do the same work. This project checks every number, name and image file, streams, and
 keeps boxes, polygons, attributes and the place of each record for messages. Globox keeps boxes and
@@ -26,9 +28,9 @@ import subprocess
 import sys
 import tempfile
 import venv
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from resource import RLIMIT_CPU, setrlimit
+from resource import RLIMIT_AS, RLIMIT_CPU, setrlimit
 from signal import SIGXCPU
 
 import _labels
@@ -39,9 +41,19 @@ from dataset_tools.formats import NAMES
 from dataset_tools.table import text_table
 
 PEERS = ("datumaro", "globox", "supervision", "pylabel")
+MEMORY = 12 << 30  # bytes that a peer gets
 LONG = 30  # s: a peer's runs that take longer together are not repeated
 RUNNER = Path(__file__).with_name("_run.py")
 REQUIREMENTS = (*PEERS, "lxml", "orjson", "msgspec", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one conversion: processor seconds, peak MB beyond the imports, seconds by the clock."""
+
+    seconds: float
+    peak: float
+    clock: float
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             rows.append(compare(task, Path(folder) / "in", args, peers))
         print(".", end="", flush=True, file=sys.stderr)
-    headings = ("", "images", "ours", "µs/image", "peak MB", "parse only", *PEERS)
-    print(text_table((*headings, "× fastest peer", "× parse"), rows))
+    headings = ("", "images", "ours", "µs/image", "peak MB", "all cores", "parse only", *PEERS)
+    print(text_table((*headings, "× fastest", "× by clock", "× parse"), rows))
     return 0
 
 
@@ -126,40 +138,45 @@ def compare(
     task.make(folder, count)
     path = folder / task.path
     ours = best(Path(sys.executable), "dataset_tools", task.format, path, args.repeat)
+    cores = best(Path(sys.executable), "dataset_tools_all_cores", task.format, path, args.repeat)
     loop = best(peers or Path(sys.executable), "parse", task.format, path, args.repeat)
     others = [
         best(peers, peer, task.format, path, args.repeat, args.limit) if peers else None
         for peer in PEERS
     ]
-    if ours is None or loop is None:
+    if ours is None or cores is None or loop is None:
         raise errors.InputError(f"{task.format} could not be converted; see above.")
-    fastest = min((other[0] for other in others if other and other[0] < args.limit), default=None)
+    done = [other for other in others if other and other.seconds < args.limit]
+    fastest = min((other.seconds for other in done), default=None)
+    soonest = min((other.clock for other in done), default=None)
     return (
         task.format,
         f"{count:,}",
-        f"{ours[0]:.2f}",
-        f"{ours[0] / count * 1e6:.0f}",
-        f"{ours[1]:.0f}",
-        f"{loop[0]:.2f}",
+        f"{ours.seconds:.2f}",
+        f"{ours.seconds / count * 1e6:.0f}",
+        f"{ours.peak:.0f}",
+        f"{cores.clock:.2f}",
+        f"{loop.seconds:.2f}",
         *(_seconds(other, args.limit) for other in others),
-        f"{fastest / ours[0]:.1f}" if fastest else "–",
-        f"{ours[0] / loop[0]:.1f}",
+        f"{fastest / ours.seconds:.1f}" if fastest else "–",
+        f"{soonest / cores.clock:.1f}" if soonest else "–",
+        f"{ours.seconds / loop.seconds:.1f}",
     )
 
 
-def _seconds(run: tuple[float, float] | None, limit: int) -> str:
+def _seconds(run: Cost | None, limit: int) -> str:
     if run is None:
         return "–"
-    return f"{run[0]:.2f}" if run[0] < limit else f"> {limit}"
+    return f"{run.seconds:.2f}" if run.seconds < limit else f"> {limit}"
 
 
 def best(
     python: Path, who: str, format_: str, path: Path, repeat: int, limit: int | None = None
-) -> tuple[float, float] | None:
-    """Processor seconds and peak MB beyond the imports; None if it cannot be done. With a `limit`
-    that is all the seconds that a run gets, and long ones are not repeated."""
-    runs: list[tuple[float, float]] = []
-    while len(runs) < repeat and not (limit and sum(run[0] for run in runs) > LONG):
+) -> Cost | None:
+    """The least of several runs; None if it cannot be done. With a `limit` that is all the seconds
+    that a run gets, and long ones are not repeated."""
+    runs: list[Cost] = []
+    while len(runs) < repeat and not (limit and sum(run.seconds for run in runs) > LONG):
         with tempfile.TemporaryDirectory() as output:
             # Not the project's folder: peers must not find anything of ours.
             done = subprocess.run(
@@ -167,16 +184,21 @@ def best(
                 capture_output=True,
                 text=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
-                preexec_fn=limit and (lambda: setrlimit(RLIMIT_CPU, (limit, limit + 5))),
+                preexec_fn=limit and (lambda: _hold_to(limit)),
             )
         if limit and done.returncode == -SIGXCPU:
-            return float(limit), 0
+            return Cost(limit, 0, limit)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reader of this format"])[-1]
             print(f"{who}, {format_}: left out: {reason[:200]}", file=sys.stderr)
             return None
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    return min(run[0] for run in runs), min(run[1] for run in runs)
+        runs.append(Cost(*json.loads(done.stdout.splitlines()[-1])))
+    return Cost(*(min(column) for column in zip(*map(astuple, runs), strict=True)))
+
+
+def _hold_to(seconds: int) -> None:
+    setrlimit(RLIMIT_CPU, (seconds, seconds + 5))
+    setrlimit(RLIMIT_AS, (MEMORY, MEMORY))
 
 
 if __name__ == "__main__":
