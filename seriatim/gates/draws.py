@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from detectron2.data import transforms as T
 
-from seriatim.data.image import read_image
 from seriatim.data.loader import seeded
 from seriatim.gates.context import Context, Record
+from seriatim.gates.samples import source_image
 from seriatim.gates.verdict import Cause, Finding
 
 DRAWS = 6  # of a flip with probability 0.5 all are alike once in 32
@@ -28,7 +28,7 @@ def _augmentations(context: Context, record: Record) -> Iterator[Finding]:
     augmentations = getattr(mapper, "augmentations", None)
     if not isinstance(augmentations, T.Augmentation):
         return
-    image = read_image(record["file_name"], context.cfg.INPUT.FORMAT)
+    image = source_image(record)
     alone, mapped = set(), set()
     for number in range(DRAWS):
         with seeded(context.SEED, number):

@@ -65,7 +65,7 @@ def test_predictions_flattened_in_another_order(tmp_path):
     def plant(model):
         model.__class__ = FlattensPlacesFirst
 
-    caught(tmp_path, "task_aligned", plant, "flattened in different orders")
+    caught(tmp_path, "task_aligned", plant, "are in different orders: a view or reshape")
 
 
 class Remembers(nn.Module):
