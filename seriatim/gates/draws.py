@@ -61,6 +61,7 @@ def _order(context: Context) -> Iterator[Finding]:
     small = context.variant(
         "DATASETS.TRAIN", (name,), "SOLVER.IMS_PER_BATCH", 2, "SERIATIM.DATASET_WEIGHTS", (),
         "DATALOADER.SAMPLER_TRAIN", "TrainingSampler",
+        "SERIATIM.SEMI.LABELS_PER_CLASS", 0, "SERIATIM.SEMI.VALIDATION_PER_CLASS", 0,
     )  # fmt: skip
     batches = context.batches(ORDERED, small)
     files = [str(image.get("file_name", "")) for batch in batches for image in batch]
