@@ -22,6 +22,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.structures import Boxes
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import nn
 
 from seriatim.gates.context import Batch
@@ -269,20 +270,28 @@ def _dense_regression(
     if not positives:
         return Expectation(0.0, 0.0, "0, since no anchor is positive")
     kind = getattr(model, "box_reg_loss_type", "giou")
-    if kind != "smooth_l1":
-        high = 2.0 * positives / normalizer
-        return Expectation(0.0, high, f"at most 2 for each box {per_object}", tuple(suspects))
-    deltas = model.box2box_transform.get_deltas(*sample).abs()
-    beta = model.smooth_l1_beta
-    if beta > 0:
-        deltas = torch.where(deltas < beta, 0.5 * deltas**2 / beta, deltas - 0.5 * beta)
-    value = float(deltas.sum()) / normalizer
-    predicted = torch.cat([level.flatten() for level in seen.outputs["head"][1]]).abs().mean()
-    noise = float(predicted) * deltas.numel() / normalizer
+    noise = float(torch.cat([level.flatten() for level in seen.outputs["head"][1]]).abs().mean())
+    if kind == "smooth_l1":
+        deltas = model.box2box_transform.get_deltas(*sample)
+        value = float(
+            smooth_l1_loss(deltas.new_zeros(deltas.shape), deltas, model.smooth_l1_beta).sum()
+        )
+        highest = (value + min(noise * deltas.numel(), value)) * REGRESSION_SLACK
+        form = "smooth-L1 of the anchors' distance to their boxes"
+    elif kind == "giou":
+        anchors, boxes = sample
+        start, transform = anchors, model.box2box_transform
+        if not isinstance(transform, Box2BoxTransform):  # FCOS's distances of 0 leave a point
+            start = transform.apply_deltas(torch.zeros_like(anchors), anchors)
+        value = float(giou_loss(start, boxes).sum())
+        highest = min((value + noise * anchors.numel()) * REGRESSION_SLACK, 2.0 * positives)
+        form = "1 - GIoU of where boxes start and where they belong"
+    else:
+        value, highest, form = 0.0, 2.0 * positives, "at most 2 for each box"
     return Expectation(
-        value / REGRESSION_SLACK,
-        (value + min(noise, value)) * REGRESSION_SLACK,
-        f"smooth-L1 of the anchors' distance to their boxes {per_object}",
+        value / REGRESSION_SLACK / normalizer,
+        highest / normalizer,
+        f"{form} {per_object}",
         tuple(suspects),
     )
 
