@@ -19,8 +19,8 @@ from seriatim.gates.verdict import Cause, Finding
 
 PARTS = 5
 # Between the first and the last part of the layers. Healthy fresh detectors measured 8e-4 (an RPN,
-# Cascade R-CNN: last layers of small weights) to 1; a fresh classifier whose residual branches start
-# as 0, behind a last layer of weights of 0.01, 7e-6.
+# Cascade R-CNN: last layers of small weights) to 1; a fresh classifier whose residual branches
+# start as 0, behind a last layer of weights of 0.01, 7e-6.
 WIDEST = 1e6
 # Of the gradient of each parameter, in the order of the forward pass, in each step; NaN for none.
 Norms = dict[str, list[float]]
