@@ -59,6 +59,11 @@ def main(args: argparse.Namespace) -> int:
         load_evaluated_weights(model, cfg.train.init_checkpoint)
         evaluate(cfg, model)
         return 0
+    if args.gates != "off" and not args.resume:
+        logger.warning(
+            "LazyConfigs are trained without gates: a YAML config of the same model and data is"
+            " asked by `python -m seriatim.gates --config-file FILE`; --gates off silences this"
+        )
     _prepare_output(cfg, args)
     train(cfg, model, args.resume)
     return 0

@@ -49,7 +49,8 @@ def config(tmp_path):
 @pytest.mark.slow
 def test_fcos_trains_resumes_and_is_evaluated(config, tmp_path, capsys):
     words = ["train.max_iter=2", "train.log_period=1", "train.checkpointer.period=1"]
-    assert start(arguments(config, *words)) == 0
+    assert start(arguments(config, "--gates", "fast", *words)) == 0
+    assert "LazyConfigs are trained without gates" in capsys.readouterr().out
     folder = tmp_path / "output"
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert "loss_fcos_cls" in lines[0]
