@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, Krum, Resu
 
 from dataset_tools.errors import InputError
 from kd3a.client_app import build_client_app
-from kd3a.config import STRATEGIES, add_kd3a_config, rounds
+from kd3a.config import STRATEGIES, rounds
 from kd3a.federation import Federation, Settings, run_rounds
 from kd3a.messages import SOURCE, TARGET
 from kd3a.party import PartyTrainer, TrainerParty
@@ -122,8 +122,7 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
 
     def find_party(context: Context) -> TrainerParty:
         torch.set_num_threads(1)  # the same sums in the same order on any machine
-        add = int(context.node_config["partition-id"])
-        return open_party(cfg, names[add])
+        return open_party(cfg, names[int(context.node_config["partition-id"])])
 
     outcome: list[Result | BaseException] = []
     server = ServerApp()
@@ -152,6 +151,3 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
-
-
-__all__ = ["add_kd3a_config", "coordinate", "open_party", "party_config", "simulate"]

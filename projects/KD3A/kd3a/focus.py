@@ -9,7 +9,6 @@ all but one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,14 +86,19 @@ class SampledOrders:
         return Estimate(pairs.mean(0), pairs.std(0) / math.sqrt(len(pairs)))
 
 
-def leave_one_out(value: Callable[[Tensor], Tensor], sources: int) -> Tensor:
-    """(K,) float64: what the vote of all sources loses without each of them.
+def all_but_one(sources: int) -> Tensor:
+    """(K + 1, K) bool: the coalition of all sources, then those of all but the first, second, …"""
+    return torch.cat(
+        [torch.ones(1, sources, dtype=torch.bool), ~torch.eye(sources, dtype=torch.bool)]
+    )
 
-    `value` gives the worth of coalitions, (S, K) bool.
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """(K,) float64: what the vote of all loses without each source.
+
+    Args:
+        values: (K + 1,), as `coalition_values(…, all_but_one(K))` gives them.
     """
-    members = torch.ones(sources + 1, sources, dtype=torch.bool)
-    members[1:][torch.eye(sources, dtype=torch.bool)] = False
-    values = value(members)
     return values[0] - values[1:]
 
 

@@ -13,7 +13,14 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from kd3a.focus import MOST_EXACT, SampledOrders, all_coalitions, leave_one_out, shapley_values
+from kd3a.focus import (
+    MOST_EXACT,
+    SampledOrders,
+    all_but_one,
+    all_coalitions,
+    leave_one_out,
+    shapley_values,
+)
 from kd3a.vote import Consensus, coalition_values, knowledge_vote
 from seriatim.modeling.meta_arch.classifier import ImageClassifier
 
@@ -34,15 +41,20 @@ class Teachers:
     models: Sequence[ImageClassifier]
     gate: float
     variant: str
-    images: int = 0
-    covered: float = 0.0
-    worth: Tensor | None = None
-    _members: Tensor = field(init=False)
+    images: int = field(default=0, init=False)
+    covered: float = field(default=0.0, init=False)
+    worth: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         sources = len(self.models)
-        self._orders = None if sources <= MOST_EXACT else SampledOrders(sources, PAIRS, seed=0)
-        self._members = all_coalitions(sources) if self._orders is None else self._orders.members
+        self._orders: SampledOrders | None = None
+        if self.variant == "paper":
+            self._members = all_but_one(sources)
+        elif sources <= MOST_EXACT:
+            self._members = all_coalitions(sources)
+        else:
+            self._orders = SampledOrders(sources, PAIRS, seed=0)
+            self._members = self._orders.members
         self.worth = torch.zeros(len(self._members), dtype=torch.float64)
         for model in self.models:
             model.eval()
@@ -67,15 +79,10 @@ class Teachers:
 
     def focus(self) -> Tensor:
         """(K,) float64: what each source has added to the votes so far."""
+        if self.variant == "paper":
+            return leave_one_out(self.worth)
         if self._orders is not None:
             return self._orders.estimate(self.worth).values
-        if self.variant == "paper":
-            index = 1 << torch.arange(len(self.models))
-
-            def value(members: Tensor) -> Tensor:
-                return self.worth[(members * index).sum(1)]
-
-            return leave_one_out(value, len(self.models))
         return shapley_values(self.worth)
 
 

@@ -55,6 +55,16 @@ def add_config_options(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
 
 
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """--weights of the model that is asked."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="default: MODEL.WEIGHTS, or those in OUTPUT_DIR",
+    )
+
+
 def add_dataset_options(parser: argparse.ArgumentParser, default: str) -> None:
     """--json and --images, or a config and --dataset."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="a COCO JSON (no config needed)")

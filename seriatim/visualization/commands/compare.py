@@ -26,12 +26,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="default: MODEL.WEIGHTS, or those in OUTPUT_DIR",
-    )
+    common.add_weights_option(parser)
     parser.add_argument(
         "--results",
         type=Path,

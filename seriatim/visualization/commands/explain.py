@@ -33,12 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", default="", metavar="NAME", help="module for Grad-CAM (default: the last map)"
     )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="default: MODEL.WEIGHTS, or those in OUTPUT_DIR",
-    )
+    common.add_weights_option(parser)
     parser.add_argument(
         "--threshold",
         type=common.share,

@@ -11,6 +11,7 @@ import torch
 from kd3a.averaging import average
 from kd3a.focus import (
     SampledOrders,
+    all_but_one,
     all_coalitions,
     domain_weights,
     leave_one_out,
@@ -130,7 +131,7 @@ def test_drawn_orders_come_within_their_error():
 
 def test_leaving_one_out():
     p = probabilities(30, 3, 4, seed=2)
-    found = leave_one_out(lambda members: coalition_values(p, 0.7, members), 3)
+    found = leave_one_out(coalition_values(p, 0.7, all_but_one(3)))
     whole = knowledge_vote(p, 0.7).support.sum()
     for source in range(3):
         rest = [k for k in range(3) if k != source]
