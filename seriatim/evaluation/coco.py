@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -19,9 +18,9 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from dataset_tools.errors import InputError
-from dataset_tools.files import write_text
 from dataset_tools.rotated import with_rotated_boxes
 from seriatim.evaluation.coco_scores import Scores, can_score, ground_truth, score_detections
+from seriatim.evaluation.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class CocoEvaluator(DatasetEvaluator):
 
     The result is as Detectron2's COCOEvaluator gives it: `{"bbox": {"AP": …, "AP50": …, "AP-cat":
     …}, "segm": …, "keypoints": …}` in percent, NaN where nothing can be said. It adds the recalls
-    (AR1, AR10, AR, ARs, ARm, ARl).
+    (AR1, AR10, AR, ARs, ARm, ARl). Until the end detections wait on disk.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class CocoEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._detections: list[dict[str, Any]] = []
+        self._spool = Spool(self._output_dir)
         self._seen_tasks: set[str] = set()
         self._not_finite = 0
 
@@ -85,17 +84,17 @@ class CocoEvaluator(DatasetEvaluator):
             instances = output["instances"].to("cpu")
             detections = to_coco_results(instances, given["image_id"], self._category_ids)
             self._not_finite += len(instances) - len(detections)
-            self._detections += detections
+            self._spool.add(detections)
             self._seen_tasks |= _tasks_of(instances)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        detections, seen, dropped = self._gathered()
+        seen, dropped = self._gathered()
         if not comm.is_main_process() and self._distributed:
             return OrderedDict()
         if dropped:
             logger.warning("%d detections with a NaN or infinite number are left out.", dropped)
         if self._output_dir:
-            write_text(self._output_dir / RESULTS_FILE, json.dumps(detections, allow_nan=False))
+            self._spool.write(self._output_dir / RESULTS_FILE)
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         if not self._has_annotations:
             logger.info(
@@ -108,7 +107,7 @@ class CocoEvaluator(DatasetEvaluator):
                 continue
             scores = score_detections(
                 self._truth,
-                detections,
+                self._spool,
                 task,
                 max_detections=self._max_detections,
                 keypoint_sigmas=self._keypoint_sigmas,
@@ -119,17 +118,16 @@ class CocoEvaluator(DatasetEvaluator):
                 results[task].update({f"AP-{c.name}": c.ap for c in scores.categories})
         return results
 
-    def _gathered(self) -> tuple[list[dict[str, Any]], set[str], int]:
-        mine = (self._detections, self._seen_tasks, self._not_finite)
-        if not self._distributed:
+    def _gathered(self) -> tuple[set[str], int]:
+        """The tasks seen and the number of detections left out, over all processes; what they have
+        found is in the first one's spool then."""
+        mine = (self._seen_tasks, self._not_finite)
+        if not self._distributed or comm.get_world_size() == 1:
             return mine
         comm.synchronize()
+        self._spool.gather()
         parts = comm.gather(mine, dst=0) or [mine]
-        # Of equal scores the order decides: it must not depend on the number of processes.
-        detections = sorted(
-            itertools.chain.from_iterable(p[0] for p in parts), key=lambda d: d["image_id"]
-        )
-        return detections, set().union(*(p[1] for p in parts)), sum(p[2] for p in parts)
+        return set().union(*(p[0] for p in parts)), sum(p[1] for p in parts)
 
 
 def _read_json(name: str, metadata: Any, output_dir: Path | None) -> dict[str, Any]:

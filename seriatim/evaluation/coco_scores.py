@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ def can_score(truth: COCO, task: str) -> bool:
 
 def score_detections(
     truth: COCO,
-    detections: Sequence[Mapping[str, Any]],
+    detections: Iterable[Mapping[str, Any]],
     task: str = "bbox",
     *,
     max_detections: int = 100,

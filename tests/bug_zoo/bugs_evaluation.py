@@ -76,7 +76,7 @@ class NeverForgets(CocoEvaluator):
     """`reset` does not reset: detections of all evaluations pile up."""
 
     def reset(self):
-        if not hasattr(self, "_detections"):
+        if not hasattr(self, "_spool"):
             super().reset()
 
 

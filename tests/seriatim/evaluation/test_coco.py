@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 
 from dataset_tools.errors import InputError
+from seriatim.engine.launch import launch
+from seriatim.evaluation import spool
 from seriatim.evaluation.coco import RESULTS_FILE, CocoEvaluator, to_coco_results
+from seriatim.evaluation.spool import Spool
 from seriatim.testing.scenes import random_scene
 
 
@@ -140,20 +145,60 @@ def test_keypoints_go_back_to_pixel_indices_and_the_instances_stay():
     assert np.allclose(instances.pred_keypoints, [[[3.5, 4.5, 0.9]]])
 
 
-def test_the_detections_of_all_processes_are_gathered(scene, monkeypatch):
-    name, inputs, outputs = scene
-    alone = CocoEvaluator(name)
-    alone.process(inputs, outputs)
-    expected = alone.evaluate()
-    halves = [CocoEvaluator(name), CocoEvaluator(name)]
-    for start, evaluator in enumerate(halves):
-        evaluator.process(inputs[start::2], outputs[start::2])
-    other = halves[1]
-    monkeypatch.setattr(
-        "seriatim.evaluation.coco.comm.gather",
-        lambda mine, dst: [mine, (other._detections, other._seen_tasks, other._not_finite)],
-    )
-    assert halves[0].evaluate()["bbox"] == pytest.approx(expected["bbox"], nan_ok=True)
-    assert len(halves[0]._gathered()[0]) == sum(len(o["instances"]) for o in outputs)
-    monkeypatch.setattr("seriatim.evaluation.coco.comm.is_main_process", lambda: False)
-    assert halves[0].evaluate() == {}
+def evaluate_share(json_file, found, folder):
+    """What one of several processes does: every second image, and the last process writes."""
+    rank, size = comm.get_rank(), comm.get_world_size()
+    MetadataCatalog.get("shared").set(json_file=str(json_file), thing_classes=["a", "b", "c", "d"])
+    spool.CHUNK_BYTES = 200  # many parts
+    evaluator = CocoEvaluator("shared", folder)
+    for image in range(8 - rank, 0, -size):
+        instances = instances_of(
+            [{**d, "category_id": 10 * d["category_id"]} for d in found], image
+        )
+        evaluator.process([{"image_id": image}], [{"instances": instances}])
+    (folder / f"results{rank}.json").write_text(json.dumps(evaluator.evaluate()))
+
+
+@pytest.mark.slow
+def test_several_processes_give_what_one_gives_to_the_byte(tmp_path):
+    dataset, found = random_scene(0)
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(dataset))
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        launch(evaluate_share, num_processes=processes, args=(path, found, folder))
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert json.loads((one / "results0.json").read_text())["bbox"]["AP"] > 0
+    assert (one / RESULTS_FILE).read_bytes() == (two / RESULTS_FILE).read_bytes()
+    assert (one / "results0.json").read_bytes() == (two / "results0.json").read_bytes()
+    assert json.loads((two / "results1.json").read_text()) == {}
+    MetadataCatalog.pop("shared")
+
+
+def test_memory_does_not_grow_with_images(scene, tmp_path):
+    name, _, outputs = scene
+    evaluator = CocoEvaluator(name, tmp_path / "output")
+    held = []
+    tracemalloc.start()
+    for number in range(1, 401):
+        evaluator.process([{"image_id": 1}], [outputs[number % len(outputs)]])
+        if number in (100, 400):
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] - held[0] < 10_000  # 300 images with 20 detections each
+    assert not list(
+        (tmp_path / "output").iterdir()
+    )  # the file has no name, and nothing of it stays
+
+
+def test_what_waits_on_disk_comes_back_in_the_order_of_images(tmp_path):
+    waiting = Spool(tmp_path)
+    for image in (3, 1, 2, 1):
+        waiting.add([{"image_id": image, "score": 0.1 + image}, {"image_id": image, "score": 0}])
+    waiting.add([])
+    waiting.write(tmp_path / "all.json")
+    assert [d["image_id"] for d in waiting] == [1, 1, 1, 1, 2, 2, 3, 3]
+    assert json.loads((tmp_path / "all.json").read_text()) == list(waiting)
+    Spool().write(tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text()) == []
