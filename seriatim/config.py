@@ -183,6 +183,16 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.SCORE_THRESH_TEST = 0.02
     d.TOPK_CANDIDATES_TEST = 3000
     d.NMS_THRESH_TEST = 0.6
+    # With MODEL.MASK_ON: channels of the features that masks are found in.
+    d.MASK_CHANNELS = 8
+    # 1×1 convolutions whose weights are predicted for each object: 3 as in CondInst; 1 is a
+    # weighted sum of the features, as in YOLACT.
+    d.MASK_CONVS = 3
+    # Side of a mask in its box.
+    d.MASK_RESOLUTION = 28
+    # Points of an image at which a step teaches masks, at most: this bounds the memory.
+    d.MASK_POINTS = 128
+    d.MASK_WEIGHT = 2.0
 
     # FCOSDetector, see seriatim/modeling/meta_arch/fcos.py; defaults are Detectron2's own.
     cfg.MODEL.FCOS = f = CfgNode()

@@ -57,6 +57,7 @@ SMALL = {
         ("Base-RetinaNet-Lite0-FPN", "bbox"),
         ("Base-FasterRCNN-Lite0-FPN", "bbox"),
         ("Nuclei-MaskRCNN-Lite0-FPN", "segm"),
+        ("Nuclei-TaskAligned", "segm"),
     ],
 )
 def test_a_model_trains_and_is_evaluated_on_data_named_by_config(config, metric, shapes):

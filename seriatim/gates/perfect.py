@@ -149,6 +149,7 @@ def _dense(
 ) -> Perfection:
     with _replaced(model.head, outputs), torch.no_grad():
         losses = {n: float(v) for n, v in context.losses(model, batch).items()}
+        losses.pop("loss_mask", None)  # masks are no outputs of the head
         asked = []
         for image in batch:
             height, width = image["image"].shape[-2:]
@@ -159,8 +160,10 @@ def _dense(
 
 @contextmanager
 def _replaced(head: nn.Module, outputs: tuple[Levels, Levels]) -> Iterator[None]:
-    def hook(module: nn.Module, inputs: object, output: Sequence) -> tuple[Levels, Levels]:
-        return tuple([level.clone() for level in levels] for levels in outputs)
+    def hook(module: nn.Module, inputs: object, output: Sequence) -> tuple[Levels, ...]:
+        # What else the head gives, such as embeddings for masks, stays.
+        replaced = ([level.clone() for level in levels] for levels in outputs)
+        return (*replaced, *output[len(outputs) :])
 
     handle = head.register_forward_hook(hook)
     try:

@@ -76,6 +76,7 @@ class TimmBackbone(Backbone):
             drop_path_rate=drop_path,
             weights=weights,
         )
+        _cut_behind(self.model)
         info = self.model.feature_info
         self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
         self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
@@ -120,6 +121,14 @@ class TimmBackbone(Backbone):
             )
         until = next(index for index, name in enumerate(names) if name in ends)
         freeze(self.model, names[: until + 1])
+
+
+def _cut_behind(model: nn.Module) -> None:
+    """Remove the stages behind the last level, which timm's EfficientNets would run for nothing."""
+    container, _, last = model.feature_info.module_name()[-1].rpartition(".")
+    stages = getattr(model, container, None)
+    if isinstance(stages, nn.Sequential) and last.isdigit():
+        del stages[int(last) + 1 :]
 
 
 def _is_unit(module: nn.Module, name: str, ends: set[str]) -> bool:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from detectron2.config import configurable
-from detectron2.layers import batched_nms
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from dataset_tools.errors import InputError
 from seriatim.modeling.assigner import Targets, TaskAlignedAssigner
 from seriatim.modeling.heads.decoupled import DecoupledHead
+from seriatim.modeling.heads.mask import DynamicMaskHead, mask_loss, take_turns
+
+Predictions = tuple[list[Tensor], ...]  # of `DecoupledHead`
 
 
 @META_ARCH_REGISTRY.register()
@@ -30,7 +36,8 @@ class TaskAlignedDetector(DenseDetector):
     classification loss is quality focal loss (arXiv 2006.04388), whose target is the IoU-scaled
     alignment; the box loss is GIoU (arXiv 1902.09630) in float32. In training the module gives
     {"loss_cls", "loss_box"}, in inference Detectron2's [{"instances": Instances(pred_boxes, scores,
-    pred_classes)}].
+    pred_classes)}]. With a mask head come "loss_mask", for which gt_masks are needed, and
+    pred_masks.
     """
 
     @configurable
@@ -52,11 +59,15 @@ class TaskAlignedDetector(DenseDetector):
         pixel_std: list[float],
         input_format: str = "BGR",
         vis_period: int = 0,
+        mask_head: DynamicMaskHead | None = None,
+        mask_weight: float = 1.0,
+        mask_points: int = 128,
     ):
         """
         Args:
             backbone: gives the levels named in `head_in_features`.
-            head: levels → (logits, distances in strides), see `DecoupledHead`.
+            head: levels → (logits, distances in strides), and embeddings for a mask head; see
+                `DecoupledHead`.
             assigner: chooses the points that answer for each object.
             num_classes: number of foreground classes.
             cls_weight, box_weight: factors of the two losses.
@@ -66,6 +77,9 @@ class TaskAlignedDetector(DenseDetector):
             max_detections_per_image: most detections that are kept.
             pixel_mean, pixel_std: per channel, in the order `input_format`, 0–255.
             vis_period: steps between two pictures of the assignment in TensorBoard; 0 for none.
+            mask_head: finds the masks of objects; None for boxes alone.
+            mask_weight: factor of its loss.
+            mask_points: most points of an image that its loss is taken at in a step.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -82,6 +96,9 @@ class TaskAlignedDetector(DenseDetector):
         self.max_detections_per_image = max_detections_per_image
         self.input_format = input_format
         self.vis_period = vis_period
+        self.mask_head = mask_head
+        self.mask_weight = mask_weight
+        self.mask_points = mask_points
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -95,7 +112,9 @@ class TaskAlignedDetector(DenseDetector):
             channels=options.CHANNELS,
             num_convs=options.NUM_CONVS,
             prior_prob=options.PRIOR_PROB,
+            embeddings=cfg.MODEL.MASK_ON,
         )
+        mask_head = _mask_head(options, shapes[in_features[0]]) if cfg.MODEL.MASK_ON else None
         return {
             "backbone": backbone,
             "head": head,
@@ -112,13 +131,16 @@ class TaskAlignedDetector(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "mask_head": mask_head,
+            "mask_weight": options.MASK_WEIGHT,
+            "mask_points": options.MASK_POINTS,
         }
 
     def forward_training(
         self,
         images: ImageList,
         features: list[Tensor],
-        predictions: tuple[list[Tensor], list[Tensor]],
+        predictions: Predictions,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Losses of a batch; `gt_instances` hold gt_boxes (XYXY px) and gt_classes."""
@@ -128,7 +150,17 @@ class TaskAlignedDetector(DenseDetector):
         )
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self._picture_of_assignment(images, points, targets)
-        return self.losses(logits, boxes, targets)
+        losses = self.losses(logits, boxes, targets)
+        if self.mask_head is not None:
+            samples = self._mask_samples(boxes.detach(), targets, gt_instances)
+            embeddings = _by_point(predictions[2])
+            masks = self.mask_head(
+                self.mask_head.features(features[0]),
+                [image[s.points] for image, s in zip(embeddings, samples, strict=True)],
+                [s.boxes for s in samples],
+            )
+            losses["loss_mask"] = self._mask_loss(masks, samples)
+        return losses
 
     def losses(self, logits: Tensor, boxes: Tensor, targets: Targets) -> dict[str, Tensor]:
         """
@@ -138,11 +170,7 @@ class TaskAlignedDetector(DenseDetector):
             targets: what they should be.
         """
         weights = targets.weights
-        # Over all processes, so that many small batches learn as one large batch does.
-        normalizer = weights.sum()
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(normalizer)
-        normalizer = (normalizer / comm.get_world_size()).clamp(min=1.0)
+        normalizer = _over_processes(weights.sum())
         foreground = targets.foreground
         box_loss = generalized_box_iou_loss(
             boxes[foreground], targets.boxes[foreground], reduction="none"
@@ -153,6 +181,44 @@ class TaskAlignedDetector(DenseDetector):
             / normalizer,
             "loss_box": self.box_weight * (box_loss * weights[foreground]).sum() / normalizer,
         }
+
+    @torch.no_grad()
+    def _mask_samples(
+        self, boxes: Tensor, targets: Targets, gt_instances: list[Instances]
+    ) -> list[MaskSamples]:
+        """The points of each image at which masks are taught, and what is to be seen there.
+
+        A point looks through the box that it predicts, as it will in inference, once that fits its
+        object; until then through the object's own.
+        """
+        samples = []
+        for image, instances in enumerate(gt_instances):
+            points = targets.foreground[image].nonzero()[:, 0]
+            points = points[
+                take_turns(
+                    targets.matched[image, points], targets.weights[image, points], self.mask_points
+                )
+            ]
+            objects = targets.matched[image, points]
+            own, predicted = targets.boxes[image, points], Boxes(boxes[image, points])
+            predicted.clip(instances.image_size)
+            fits = matched_pairwise_iou(predicted, Boxes(own)) >= 0.5
+            window = torch.where(fits[:, None], predicted.tensor, own)
+            resolution = self.mask_head.resolution
+            masks = (
+                instances.gt_masks[objects].crop_and_resize(window, resolution)
+                if len(points)
+                else window.new_zeros(0, resolution, resolution)
+            )
+            samples.append(MaskSamples(points, window, masks, targets.weights[image, points]))
+        return samples
+
+    def _mask_loss(self, logits: Tensor, samples: list[MaskSamples]) -> Tensor:
+        """Mean over the samples of all processes, each weighed by how well its point fits."""
+        weights = torch.cat([s.weights for s in samples])
+        masks = torch.cat([s.masks for s in samples])
+        loss = (mask_loss(logits, masks) * weights).sum()
+        return self.mask_weight * loss / _over_processes(weights.sum())
 
     @torch.no_grad()
     def expected_initial_losses(self, batch: list[dict]) -> dict[str, tuple[float, float]]:
@@ -171,12 +237,8 @@ class TaskAlignedDetector(DenseDetector):
             [torch.full((len(batch), 4, *c), self.head.initial_size / 2) for c in cells],
         )
         logits, boxes, points = self._flatten(fresh)
-        targets = self.assigner(
-            logits.sigmoid(),
-            boxes,
-            points,
-            *(x.cpu() for x in _pad_ground_truth([x["instances"] for x in batch])),
-        )
+        truth = [image["instances"].to("cpu") for image in batch]
+        targets = self.assigner(logits.sigmoid(), boxes, points, *_pad_ground_truth(truth))
         scores, weights = targets.scores.double(), targets.weights.double()
         entropy = -(scores * math.log(prior) + (1 - scores) * math.log1p(-prior))
         normalizer = weights.sum().clamp(min=1)
@@ -186,6 +248,10 @@ class TaskAlignedDetector(DenseDetector):
             "loss_cls": self.cls_weight * ((scores - prior) ** 2 * entropy).sum() / normalizer,
             "loss_box": self.box_weight * (box_losses * weights[chosen]).sum() / normalizer,
         }
+        if self.mask_head is not None:
+            samples = self._mask_samples(boxes, targets, truth)
+            blank = torch.zeros_like(torch.cat([s.masks for s in samples]), dtype=torch.float32)
+            fresh_losses["loss_mask"] = self._mask_loss(blank, samples)
         # The noise of the last layers moves IoUs, and with them the quality that scores aim at.
         return {name: (0.4 * float(v), 2.5 * float(v)) for name, v in fresh_losses.items()}
 
@@ -193,19 +259,30 @@ class TaskAlignedDetector(DenseDetector):
         self,
         images: ImageList,
         features: list[Tensor],
-        predictions: tuple[list[Tensor], list[Tensor]],
+        predictions: Predictions,
     ) -> list[Instances]:
         """Detections at network size: pred_boxes, scores (descending), pred_classes."""
         logits, boxes, _ = self._flatten(predictions)
-        return [
-            self._detect(scores, image_boxes, size)
-            for scores, image_boxes, size in zip(
-                logits.sigmoid(), boxes, images.image_sizes, strict=True
+        found, points = zip(
+            *map(self._detect, logits.sigmoid(), boxes, images.image_sizes), strict=True
+        )
+        if self.mask_head is not None:
+            embeddings = _by_point(predictions[2])
+            masks = self.mask_head(
+                self.mask_head.features(features[0]),
+                [image[point] for image, point in zip(embeddings, points, strict=True)],
+                [instances.pred_boxes.tensor for instances in found],
             )
-        ]
+            # (n, 1, R, R) scores in the box, as Mask R-CNN's: Detectron2 pastes them.
+            counts = [len(instances) for instances in found]
+            for instances, scores in zip(found, masks.sigmoid().split(counts), strict=True):
+                instances.pred_masks = scores[:, None]
+        return list(found)
 
-    def _detect(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
-        """(P, K) scores and (P, 4) boxes of one image → its detections."""
+    def _detect(
+        self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Instances, Tensor]:
+        """(P, K) scores and (P, 4) boxes of one image → its detections, and the point of each."""
         point, label = torch.nonzero(scores > self.test_score_thresh, as_tuple=True)
         kept = scores[point, label]
         kept, order = kept.topk(min(self.test_topk_candidates, len(kept)))
@@ -214,23 +291,21 @@ class TaskAlignedDetector(DenseDetector):
         found.clip(image_size)
         keep = batched_nms(found.tensor, kept, label, self.test_nms_thresh)
         keep = keep[: self.max_detections_per_image]
-        return Instances(
+        instances = Instances(
             image_size, pred_boxes=found[keep], scores=kept[keep], pred_classes=label[keep]
         )
+        return instances, point[keep]
 
-    def _flatten(
-        self, predictions: tuple[list[Tensor], list[Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _flatten(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """All levels in one: logits (B, P, K), boxes (B, P, 4) XYXY px, points (P, 2)."""
-        level_logits, level_distances = predictions
+        level_logits, level_distances = predictions[:2]
         centers = [_points(d, s) for d, s in zip(level_distances, self.strides, strict=True)]
         points = torch.cat(centers)
         strides = torch.cat(
             [p.new_full((len(p), 1), s) for p, s in zip(centers, self.strides, strict=True)]
         )
         logits, distances = (
-            torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1).float()
-            for levels in (level_logits, level_distances)
+            _by_point(levels).float() for levels in (level_logits, level_distances)
         )
         distances = distances * strides
         boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
@@ -258,6 +333,23 @@ class TaskAlignedDetector(DenseDetector):
         )
 
 
+@dataclass(frozen=True)
+class MaskSamples:
+    """What the mask head is taught at n points of an image.
+
+    Attributes:
+        points: (n,) int64, indices of the points.
+        boxes: (n, 4) XYXY px, through which they look.
+        masks: (n, R, R) what is to be seen there.
+        weights: (n,) how much each counts.
+    """
+
+    points: Tensor
+    boxes: Tensor
+    masks: Tensor
+    weights: Tensor
+
+
 def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
     """Binary cross entropy to a soft target, weighted by |target - score|**beta (arXiv 2006.04388,
     eq. 5).
@@ -271,6 +363,33 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Te
     """
     weight = (targets - logits.sigmoid()).abs().pow(beta)
     return weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def _mask_head(options: CfgNode, finest: ShapeSpec) -> DynamicMaskHead:
+    for key in ("MASK_CHANNELS", "MASK_CONVS", "MASK_RESOLUTION", "MASK_POINTS"):
+        if options[key] < 1:
+            raise InputError(f"MODEL.TASK_ALIGNED.{key} is {options[key]}; it is at least 1.")
+    return DynamicMaskHead(
+        finest,
+        embedding_channels=options.CHANNELS,
+        width=options.CHANNELS,
+        tower_convs=options.NUM_CONVS,
+        channels=options.MASK_CHANNELS,
+        num_convs=options.MASK_CONVS,
+        resolution=options.MASK_RESOLUTION,
+    )
+
+
+def _over_processes(total: Tensor) -> Tensor:
+    """Mean over all processes, at least 1: many small batches learn as one large batch does."""
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return (total / comm.get_world_size()).clamp(min=1.0)
+
+
+def _by_point(levels: list[Tensor]) -> Tensor:
+    """(B, C, H_l, W_l) of each level → (B, P, C), level by level, row by row."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
 
 
 def _points(feature: Tensor, stride: int) -> Tensor:

@@ -31,10 +31,15 @@ def test_levels_have_the_stated_channels_and_strides(name):
         assert feature.shape == (2, shapes[level].channels, 64 // stride, 96 // stride)
 
 
-def test_only_the_levels_asked_for_are_computed():
-    small = TimmBackbone("resnet18", out_features=("res3",))
-    assert list(small(IMAGE)) == ["res3"]
-    assert not any("layer4" in name for name, _ in small.named_parameters())
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenetv4_conv_small"])
+def test_only_the_levels_asked_for_are_computed(name):
+    small, whole = TimmBackbone(name, out_features=("res3", "res4")), TimmBackbone(name)
+    assert list(small(IMAGE)) == ["res3", "res4"]
+    sum(feature.sum() for feature in small(IMAGE).values()).backward()
+    assert all(p.grad is not None for p in small.parameters())
+    small.load_state_dict(whole.state_dict(), strict=False)
+    for level, feature in small.eval()(IMAGE).items():
+        torch.testing.assert_close(feature, whole.eval()(IMAGE)[level])
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
