@@ -64,6 +64,8 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
 def recognise(glimpse: Glimpse) -> Evidence | None:
     """Files called as SVHN's are, that begin as MATLAB writes them."""
     for name in glimpse.with_suffix(".mat"):
+        if PurePosixPath(name).name.startswith(("svhn_", "synth_")):
+            continue  # DigitFive's
         if name.endswith((STRUCT, CROPPED)) and glimpse.head_bytes(name).startswith(b"MATLAB "):
             return Evidence(f"{name} is a MATLAB file called as those of SVHN")
     return None

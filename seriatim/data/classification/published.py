@@ -11,6 +11,9 @@ from pathlib import Path
 def where_to_get(path: Path, format_name: str) -> str:
     """What to download, its checksum and where to put it, for a missing `path`; "" if not known."""
     words = f"{format_name} {path.name}".lower()
+    for names, text in _DOMAINS:
+        if any(name in "/".join((words, *path.parts[-4:])).lower() for name in names):
+            return text
     if path.suffix == ".npz":
         return ""  # someone's own
     for names, describe in _KNOWN:
@@ -59,6 +62,38 @@ def _usps(path: Path) -> str:
     return f"USPS is {' and '.join(files)}; put them into {path.parent if path.suffix else path}."
 
 
+# Sets of several domains, which no package carries addresses of: by format and end of the path.
+_DOMAINS = (
+    (
+        ("digitfive",),
+        "DigitFive (mnist_data.mat, mnistm_with_label.mat, svhn_train_32x32.mat,"
+        " svhn_test_32x32.mat, syn_number.mat or synth_*_32x32.mat, usps_28x28.mat) is handed on by"
+        " github.com/FengHZ/KD3A and by the page of M3SDA, ai.bu.edu/M3SDA: put its files into that"
+        " folder.",
+    ),
+    (
+        ("domainnet", "image-list"),
+        "DomainNet is at ai.bu.edu/M3SDA: unpack each domain's archive (the cleaned version) into"
+        " one folder, and put the lists (clipart_train.txt, clipart_test.txt …) into its folder"
+        " splits; MiniDomainNet's lists of 126 classes, of github.com/KaiyangZhou/Dassl.pytorch,"
+        " into splits_mini.",
+    ),
+    (
+        ("office31", "office-31"),
+        "Office-31 (Saenko et al., ECCV 2010) is at faculty.cc.gatech.edu/~judy/domainadapt: unpack"
+        " it, so that a domain is DOMAIN/images/CLASS/frame_0001.jpg.",
+    ),
+    (
+        ("officecaltech", "office-caltech", "office_caltech"),
+        "Office-Caltech10 (Gong et al., CVPR 2012) is at faculty.cc.gatech.edu/~judy/domainadapt:"
+        " unpack it, so that a domain is DOMAIN/CLASS/frame_0001.jpg.",
+    ),
+    (
+        ("amazon-reviews", "amazonreview", "amazon.npz"),
+        "Amazon's reviews as amazon.npz are handed on by github.com/hanzhaoml/MDAN and"
+        " github.com/FengHZ/KD3A: put the file there.",
+    ),
+)
 _KNOWN = (
     (("cifar",), _cifar),
     (("svhn",), _svhn),

@@ -116,6 +116,8 @@ def files(folder, contents):
         ("cifar", {"test_batch": b"\x80\x02}q\x01U\x0bbatch_labelq\x02U\x01xs."}),
         ("svhn", {"train_32x32.mat": b"MATLAB 5.0 MAT-file, Platform: GLNXA64"}),
         ("usps", {"usps.t": "5 1:-1 2:-0.5 \n"}),
+        ("digitfive", {"mnist_data.mat": b"MATLAB 5.0 MAT", "svhn_train_32x32.mat": b"MATLAB "}),
+        ("image-list", {"clipart_train.txt": "clipart/ant/1.jpg 0\n", "clipart/ant/1.jpg": ""}),
         ("hf-folder", {"metadata.csv": "file_name,text\na.jpg,A cat.\n", "a.jpg": ""}),
         ("hf-folder", {"train/metadata.jsonl": '{"file_name": "a.jpg"}\n', "train/a.jpg": ""}),
         ("imagefolder", {"train/cat/1.jpg": "", "val/dog/1.png": ""}),
