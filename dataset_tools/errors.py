@@ -8,6 +8,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 EXIT_OUR_FAULT = 1
 EXIT_BAD_INPUT = 2
@@ -53,6 +54,23 @@ def explain_missing_package(error: ModuleNotFoundError) -> str | None:
     )
 
 
+def users_place(error: BaseException) -> str | None:
+    """FILE:LINE of the last call of `error`'s traceback that is neither in a library nor in this
+    project, so in code that a user has written; None if there is none."""
+    import sysconfig
+
+    root = Path(__file__).parents[1]
+    known = [root / "dataset_tools", root / "seriatim", root / "train_net.py"]
+    known.append(Path(sysconfig.get_paths()["stdlib"]))
+    found = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        library = {"site-packages", "dist-packages"} & set(path.parts)
+        if path.is_file() and not library and not any(map(path.is_relative_to, known)):
+            found = f"{frame.filename}:{frame.lineno}"
+    return found
+
+
 def complain(message: str) -> None:
     """Print `message` to standard error, wrapped; indented lines are kept as they are."""
     width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
@@ -95,5 +113,10 @@ def run(main: Callable[[], int | None]) -> int:
             complain(message)
             return EXIT_BAD_INPUT
         traceback.print_exc()
-        complain("This is a fault of Seriatim, not of your input; the traceback above says where.")
+        place = users_place(error)
+        complain(
+            f"{type(error).__name__} in your own code, {place}; the traceback above says more."
+            if place
+            else "This is a fault of Seriatim, not of your input; the traceback above says where."
+        )
         return EXIT_OUR_FAULT

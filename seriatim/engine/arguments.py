@@ -9,7 +9,6 @@ EXAMPLES = """\
 examples:
   train                 train_net.py --config-file configs/Trees-TaskAligned.yaml
   change any key        train_net.py --config-file FILE SOLVER.MAX_ITER 500 OUTPUT_DIR output/long
-  without a recipe      train_net.py --config-file FILE --auto 10
   look before you leap  train_net.py --config-file FILE --dry-run
   go on after a stop    train_net.py --config-file FILE --resume
   evaluate only         train_net.py --config-file FILE --eval-only MODEL.WEIGHTS model_final.pth
@@ -58,23 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="remove what an earlier run left in OUTPUT_DIR, start anew",
     )
     parser.add_argument(
-        "--auto",
-        type=_minutes,
-        metavar="MINUTES",
-        help="choose sizes, levels, batch, steps and learning rate from the data, for a training "
-        "of so many minutes, gates apart; what the config file itself or KEY VALUE says stays",
-    )
-    parser.add_argument(
-        "--num-gpus", type=_count, default=1, metavar="N", help="GPUs per machine (default: 1)"
+        "--num-gpus", type=count, default=1, metavar="N", help="GPUs per machine (default: 1)"
     )
     parser.add_argument(
         "--num-processes",
-        type=_count,
+        type=count,
         metavar="N",
         help="processes per machine on CPU (default: 1)",
     )
     parser.add_argument(
-        "--num-machines", type=_count, default=1, metavar="N", help="machines (default: 1)"
+        "--num-machines", type=count, default=1, metavar="N", help="machines (default: 1)"
     )
     parser.add_argument(
         "--machine-rank", type=int, default=0, metavar="I", help="this machine's number, from 0"
@@ -105,15 +97,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return build_parser().parse_intermixed_args(arguments)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of processes on a command line: at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, not {value}")
-    return value
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"minutes above 0, not {text}")
     return value

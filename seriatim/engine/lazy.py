@@ -59,14 +59,26 @@ def main(args: argparse.Namespace) -> int:
         load_evaluated_weights(model, cfg.train.init_checkpoint)
         evaluate(cfg, model)
         return 0
-    if args.gates != "off" and not args.resume:
-        logger.warning(
-            "LazyConfigs are trained without gates: a YAML config of the same model and data is"
-            " asked by `python -m seriatim.gates --config-file FILE`; --gates off silences this"
-        )
     _prepare_output(cfg, args)
+    if comm.get_world_size() == 1 and not args.resume:
+        ask_gates(cfg, args)
     train(cfg, model, args.resume)
     return 0
+
+
+def ask_gates(cfg: DictConfig, args: argparse.Namespace, processes: int = 1) -> None:
+    """The gates of `--gates`, of the pipeline that the LazyConfig describes.
+
+    Raises:
+        GateFailed: one of them failed.
+    """
+    if args.gates == "off":
+        return
+    from seriatim.gates.entry import pass_gates
+    from seriatim.gates.lazy import pipeline
+
+    resolved, trainer = pipeline(cfg, args.config_file)
+    pass_gates(resolved, args.gates, trainer_class=trainer, processes=processes)
 
 
 def load(args: argparse.Namespace) -> DictConfig:

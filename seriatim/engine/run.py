@@ -24,12 +24,12 @@ def start(args: argparse.Namespace) -> int:
         raise InputError(
             f"--num-gpus {args.num_gpus}, but there is no CUDA device. On CPU use --num-processes."
         )
-    if str(args.config_file).endswith(".py"):
+    if _is_lazy(args):
         from seriatim.engine.lazy import main as body
     else:
         body = main
-        if _processes(args) > 1:
-            _gates_before_processes(args)
+    if _processes(args) > 1:
+        _gates_before_processes(args)
     return launch(
         body,
         args.num_processes or args.num_gpus,
@@ -65,6 +65,10 @@ def main(args: argparse.Namespace) -> int:
     return train(cfg, args)
 
 
+def _is_lazy(args: argparse.Namespace) -> bool:
+    return str(args.config_file).endswith(".py")
+
+
 def _processes(args: argparse.Namespace) -> int:
     if under_torchrun():
         return int(os.environ["WORLD_SIZE"])
@@ -78,12 +82,17 @@ def _gates_before_processes(args: argparse.Namespace) -> None:
     rank = int(os.environ["RANK"]) if under_torchrun() else args.machine_rank
     if looks_only or args.resume or args.gates == "off" or rank > 0:
         return
-    from seriatim.engine.setup import setup
-    from seriatim.gates.entry import pass_gates
-
     processes = _processes(args)
     with alone():
-        pass_gates(setup(args), args.gates, processes=processes)
+        if _is_lazy(args):
+            from seriatim.engine.lazy import ask_gates, load
+
+            ask_gates(load(args), args, processes)
+        else:
+            from seriatim.engine.setup import setup
+            from seriatim.gates.entry import pass_gates
+
+            pass_gates(setup(args), args.gates, processes=processes)
 
 
 def train(cfg: CfgNode, args: argparse.Namespace) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,6 @@ from dataset_tools.errors import InputError
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
-
-logger = logging.getLogger(__name__)
 
 # Detectron2's own evaluators for the datasets that it brings along, by metadata.evaluator_type.
 _DETECTRON2 = {
@@ -29,9 +25,9 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """The evaluator for `metadata.evaluator_type` of a registered dataset.
 
-    "coco" and "rotated_coco" give `CocoEvaluator`, "classification" `ClassificationEvaluator`;
-    "sem_seg" and "coco_panoptic_seg" Detectron2's
-    evaluators, the latter beside `CocoEvaluator` where the dataset has instances.
+    "coco" and "rotated_coco" give `CocoEvaluator`, "classification" `ClassificationEvaluator`,
+    "sem_seg" Detectron2's, and "coco_panoptic_seg" `PanopticEvaluator`, beside the others where the
+    dataset has instances or label images.
 
     Args:
         output_dir: where evaluators write; default OUTPUT_DIR/inference/DATASET.
@@ -80,19 +76,12 @@ def _panoptic(
 ) -> list[DatasetEvaluator]:
     from detectron2 import evaluation
 
+    from seriatim.evaluation.panoptic import PanopticEvaluator
+
     evaluators = []
     if metadata.get("sem_seg_root"):
         evaluators.append(evaluation.SemSegEvaluator(dataset_name, output_dir=str(folder)))
     if metadata.get("json_file"):
         evaluators.append(_coco(cfg, dataset_name, folder))
-    if importlib.util.find_spec("panopticapi"):
-        evaluators.append(evaluation.COCOPanopticEvaluator(dataset_name, str(folder)))
-        return evaluators
-    missing = (
-        f"The panoptic quality on {dataset_name} is computed by panopticapi, which is not"
-        " installed: pip install git+https://github.com/cocodataset/panopticapi.git"
-    )
-    if not evaluators:
-        raise InputError(missing)
-    logger.warning("%s. What can be measured without it is measured.", missing)
+    evaluators.append(PanopticEvaluator(dataset_name))
     return evaluators

@@ -17,6 +17,8 @@ BOX_TOLERANCE = 2.5  # px of the input
 # Objects of which less than this share stays in the crop may rightly be dropped.
 SURE_SHARE = 0.7
 BAD_SHARE = 0.1  # of the objects, above which it is no rounding
+# Where pixels were registered, one image of eight may have been taken for its mirror image.
+FITTED_TOLERANCE, FITTED_SHARE = 5.0, 0.2
 MASK_IOU = 0.7
 LABELS_ALIKE = 0.9  # share of the pixels; at the edges two ways of resampling differ
 
@@ -40,13 +42,15 @@ class Tally:
         self.masks = self.bad_masks = self.points = self.bad_points = self.swapped_points = 0
         self.label_images = self.bad_label_images = 0
         self.place = ""
+        self.bad_share = BAD_SHARE
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "place"}
+        left = ("place", "bad_share")
+        return {name: value for name, value in vars(self).items() if name not in left}
 
     def findings(self) -> list[Finding]:
         found = []
-        many = max(1, BAD_SHARE * self.objects)
+        many = max(1, self.bad_share * self.objects)
         if self.classes >= many:
             found.append(
                 Finding(
@@ -82,7 +86,7 @@ class Tally:
                     ],
                 )
             )
-        if self.bad_masks >= max(1, BAD_SHARE * self.masks):
+        if self.bad_masks >= max(1, self.bad_share * self.masks):
             found.append(
                 Finding(
                     f"{self.bad_masks} of {self.masks} masks are not where the transforms take "
@@ -94,7 +98,7 @@ class Tally:
                     ],
                 )
             )
-        if self.bad_label_images >= max(1, BAD_SHARE * self.label_images):
+        if self.bad_label_images >= max(1, self.bad_share * self.label_images):
             found.append(
                 Finding(
                     f"{self.bad_label_images} of {self.label_images} label images are not what the"
@@ -106,7 +110,7 @@ class Tally:
                     ],
                 )
             )
-        if self.bad_points >= max(1, BAD_SHARE * self.points):
+        if self.bad_points >= max(1, self.bad_share * self.points):
             flip = Cause(
                 "left and right keypoints are not exchanged on a flip", "keypoint_flip_map"
             )
@@ -124,6 +128,7 @@ class Tally:
 
 def compare_objects(sample: Sample, tally: Tally, mirror: np.ndarray | None, tight: bool) -> None:
     """Match the boxes of an input with those that its transforms make of the file's."""
+    tally.bad_share = FITTED_SHARE if sample.fitted else BAD_SHARE
     transforms, truth = sample.transforms, sample.truth
     if not is_upright(truth.gt_boxes):
         _compare_rotated(sample, tally)
@@ -141,7 +146,8 @@ def compare_objects(sample: Sample, tally: Tally, mirror: np.ndarray | None, tig
     tally.objects += len(annotations)
     free = set(range(len(got)))
     for annotation, box, kept in zip(annotations, clipped, share, strict=True):
-        number = _nearest(box, got, free, tight)
+        tolerance = FITTED_TOLERANCE if sample.fitted else BOX_TOLERANCE
+        number = _nearest(box, got, free, tight, tolerance)
         if number is None:
             if kept > SURE_SHARE and _area(box[None])[0] > 16:
                 tally.missing += 1
@@ -198,7 +204,9 @@ def compare_labels(sample: Sample, tally: Tally) -> None:
     tally.bad_label_images += not alike
 
 
-def _nearest(box: np.ndarray, got: np.ndarray, free: set[int], tight: bool) -> int | None:
+def _nearest(
+    box: np.ndarray, got: np.ndarray, free: set[int], tight: bool, tolerance: float
+) -> int | None:
     """The box of `got` that is `box`; if they are `tight` around masks, one that overlaps well."""
     candidates = sorted(free)
     if not candidates:
@@ -209,7 +217,7 @@ def _nearest(box: np.ndarray, got: np.ndarray, free: set[int], tight: bool) -> i
         return candidates[best] if overlap[best] > 0.3 else None
     distance = np.abs(got[candidates] - box).max(axis=1)
     best = int(distance.argmin())
-    return candidates[best] if distance[best] <= BOX_TOLERANCE else None
+    return candidates[best] if distance[best] <= tolerance else None
 
 
 def _compare_mask(sample: Sample, annotation: Record, number: int, tally: Tally) -> None:
@@ -255,16 +263,17 @@ def _compare_points(
     inside = (points[:, 2] > 0) & (moved > 1).all(1) & (moved < (width - 1, height - 1)).all(1)
     flipped = is_mirrored(sample.transforms)
     exchanged = mirror if flipped else np.arange(len(points))
+    tolerance = FITTED_TOLERANCE if sample.fitted else BOX_TOLERANCE
     got = sample.truth.gt_keypoints.tensor[number].double().numpy()
     for place in range(len(points)):
         origin = exchanged[place]
         if not inside[origin]:
             continue
         tally.points += 1
-        if np.abs(got[place, :2] - moved[origin]).max() > BOX_TOLERANCE:
+        if np.abs(got[place, :2] - moved[origin]).max() > tolerance:
             tally.bad_points += 1
             tally.swapped_points += bool(
-                flipped and np.abs(got[place, :2] - moved[place]).max() <= BOX_TOLERANCE
+                flipped and np.abs(got[place, :2] - moved[place]).max() <= tolerance
             )
 
 

@@ -6,7 +6,7 @@ import traceback
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dataset_tools.errors import InputError
+from dataset_tools.errors import InputError, users_place
 from seriatim.gates.verdict import Cause, Finding, Status, Verdict, conclude
 
 if TYPE_CHECKING:
@@ -76,12 +76,14 @@ class Gate(ABC):
 
 
 def _broken(error: Exception) -> Finding:
+    place = users_place(error)
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    yours = Cause("your own code raises this, as it would in training; traceback.txt", place or "")
+    ours = Cause("a fault of the gate: please report it with traceback.txt")
+    theirs = Cause("the pipeline raises this where training would, too", "traceback.txt")
     return Finding(
-        f"the gate itself broke: {type(error).__name__}: {error}",
+        f"{place} raised {what}" if place else f"the gate itself broke: {what}",
         "an answer.",
-        [
-            Cause("the pipeline raises this where training would, too", "traceback.txt"),
-            Cause("a fault of the gate: please report it with traceback.txt"),
-        ],
+        [yours if place else theirs, ours],
         fails=False,
     )

@@ -28,6 +28,7 @@ from seriatim.gates.reads import NotingConfig, Reads, shared
 if TYPE_CHECKING:
     from seriatim.engine.trainer import Trainer
 
+TRIALS = 8  # of a mapper, for randomness: a coin's toss, as a flip is, agrees once in 128 times
 Record = dict[str, Any]
 Batch = list[dict[str, Any]]
 
@@ -161,6 +162,21 @@ class Context:
                 mapper.recompute_boxes = False  # that is for crops, of which there are none now
         return mapper
 
+    @shared
+    def restless(self) -> bool:
+        """Whether the mapper augments by itself: though its augmentations are taken away, one
+        record comes in several ways."""
+        records = [r for r in self.train_records[:1] if not has_labels([r])]
+        if not records:
+            return False
+        mapper = self.train_mapper(augment=False)
+        images = []
+        for number in range(TRIALS):
+            with seeded(self.SEED, number):
+                images.append(mapper(copy.deepcopy(records[0]))["image"])
+        first = images[0]
+        return any(i.shape != first.shape or not torch.equal(i, first) for i in images[1:])
+
     def inputs(
         self, records: Sequence[Record], augment: bool = False, short_edge: int | None = None
     ) -> Batch:
@@ -235,7 +251,7 @@ class Context:
 
 
 # Metadata that speaks of files which the gates' own datasets do not have.
-_OF_FILES = ("name", "json_file", "image_root", "panoptic_json", "panoptic_root")
+_OF_FILES = ("name", "json_file", "image_root")
 
 
 def is_upright(boxes: Boxes) -> bool:

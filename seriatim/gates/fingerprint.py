@@ -36,6 +36,7 @@ def fingerprint(cfg: CfgNode, trainer_class: type) -> str:
     parts = {
         "form": FORM,
         "trainer": f"{trainer_class.__module__}.{trainer_class.__qualname__}",
+        "made from": getattr(trainer_class, "made_from", ""),  # more than its config: a LazyConfig
         "data": _data(cfg),
         "versions": _versions(),
     }

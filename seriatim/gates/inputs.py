@@ -38,6 +38,9 @@ COORDINATE_TOLERANCE = 3.0
 # After normalisation with statistics of its kind a set of photographs has a mean and deviation near
 # 0 and 1.
 MEAN_BOUND, DEVIATION_BOUNDS = 3.0, (0.15, 5.0)
+# Batches of two images that workers are compared by. Where a flip is all the randomness there is,
+# so many agree by chance once in 2^16.
+MOST_PAIRS = 8
 
 
 def _as_in_testing(context: Context, record: Record) -> np.ndarray:
@@ -64,13 +67,14 @@ class InputsGate(Gate):
             raise Skip("there are no training images")
         samples = [map_recorded(context, record, i) for i, record in enumerate(records)]
         self._picture(context, samples, folder)
+        self._registered(samples)
         self._pixels(context, samples)
         self._coordinates(samples)
         self._boxes(samples)
         self._brightness(samples)
         self._objects(context, samples)
         self._labels(samples)
-        self._backbone(context, records)
+        self._backbone(context, samples)
         self._batches(context)
         if not has_labels(records):
             self.findings += mixed.findings(context, records)
@@ -95,12 +99,38 @@ class InputsGate(Gate):
 
     # One sample after the other
 
+    def _registered(self, samples: list[Sample]) -> None:
+        """Inputs of a mapper that augments in a way of its own are found again in their files."""
+        own = [sample for sample in samples if sample.fitted]
+        if not own:
+            return
+        found = sum(sample.transforms is not None for sample in own)
+        self.numbers["inputs found again in their files by their pixels"] = f"{found} of {len(own)}"
+        if found <= len(own) / 2:
+            self.findings.append(
+                Finding(
+                    f"{len(own) - found} of {len(own)} inputs were not found again in their files:"
+                    " where their objects should lie is not known.",
+                    "crops, flips, scalings and rotations of the file, which pixels tell; or a"
+                    " mapper with `augmentations`, which can be recorded.",
+                    [
+                        Cause(
+                            "the mapper warps or mixes images by itself: look at the picture",
+                            "build_mapper",
+                        ),
+                        Cause("the mapper gives the image of another record", "build_mapper"),
+                    ],
+                    pictures=["inputs.png"],
+                    fails=False,
+                )
+            )
+
     def _pixels(self, context: Context, samples: list[Sample]) -> None:
         """The mapper's tensor is what its transforms make of the file, read by another library."""
         errors = []
         worst: tuple[float, Sample, np.ndarray] | None = None
         for sample in samples:
-            if sample.transforms is None or not sample.is_8_bit:
+            if sample.fitted or not sample.is_8_bit:
                 continue
             wanted = sample.expected_image(context.cfg.INPUT.FORMAT)
             got = sample.pixels()
@@ -113,9 +143,7 @@ class InputsGate(Gate):
             if worst is None or error > worst[0]:
                 worst = (error, sample, wanted)
         if worst is None:
-            self.numbers["pixels"] = (
-                "not compared: the mapper has no `augmentations` to be recorded"
-            )
+            self.numbers["pixels"] = "not compared one by one: no augmentations were recorded"
             return
         self.numbers["mean difference of pixels to the file, 0–255"] = [round(e, 2) for e in errors]
         if np.median(errors) <= PIXEL_TOLERANCE:
@@ -134,9 +162,7 @@ class InputsGate(Gate):
         """Transforms move coordinates as they move pixels."""
         found = {}
         for sample in samples:
-            if sample.transforms is None:
-                continue
-            for transform in sample.transforms.transforms:
+            for transform in sample.recorded:
                 error = coordinate_error(TransformList([transform]), sample.sizes[id(transform)])
                 if error == error:
                     name = type(transform).__name__
@@ -168,7 +194,7 @@ class InputsGate(Gate):
         """`apply_box` of a transform is the box around what `apply_coords` makes of its corners."""
         found: dict[str, float] = {}
         for sample in samples:
-            for transform in sample.transforms.transforms if sample.transforms else ():
+            for transform in sample.recorded:
                 error = box_error(TransformList([transform]), sample.sizes[id(transform)])
                 if error == error:
                     name = type(transform).__name__
@@ -193,7 +219,7 @@ class InputsGate(Gate):
         names = {
             type(transform).__name__
             for sample in samples
-            for transform in (sample.transforms.transforms if sample.transforms else ())
+            for transform in sample.recorded
             if wraps_around(transform)
         }
         for name in sorted(names):
@@ -243,19 +269,25 @@ class InputsGate(Gate):
 
     # What arrives at the backbone
 
-    def _backbone(self, context: Context, records: list[Record]) -> None:
+    def _backbone(self, context: Context, samples: list[Sample]) -> None:
         model = context.new_model()
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, nn.Module):
             self.numbers["backbone"] = "not looked at: the model has no `backbone`"
             return
-        inputs = context.inputs(records[:4])
+        first = samples[:4]
+        if any(sample.fitted for sample in samples):  # they cannot be had without augmentation
+            first = [s for s in samples if s.transforms is not None][:4] or first
+            inputs, files = [s.item for s in first], [s.likeness_of_file() for s in first]
+        else:
+            records = [sample.record for sample in first]
+            inputs, files = context.inputs(records), [_as_in_testing(context, r) for r in records]
         tensor = captured_input(model, backbone, inputs)
         if tensor is None:
             self.numbers["backbone"] = "its input could not be captured"
             return
         self._finite(tensor)
-        self._channels(context, tensor, inputs, [_as_in_testing(context, r) for r in records[:4]])
+        self._channels(context, tensor, inputs, files)
         self._statistics(context, model, tensor, inputs)
 
     def _finite(self, tensor: torch.Tensor) -> None:
@@ -272,7 +304,11 @@ class InputsGate(Gate):
             )
 
     def _channels(
-        self, context: Context, tensor: torch.Tensor, inputs: Batch, files: list[np.ndarray]
+        self,
+        context: Context,
+        tensor: torch.Tensor,
+        inputs: Batch,
+        files: Sequence[np.ndarray | None],
     ) -> None:
         """Which order of channels and orientation fits the file best, read by another library."""
         fits: dict[str, list[float]] = {}
@@ -281,6 +317,8 @@ class InputsGate(Gate):
             pixels = image[:3, :height, :width].detach().float().cpu().numpy()
             if pixels.shape[0] < 3:
                 return
+            if file is None:
+                continue
             file = cv2.resize(file, (width, height), interpolation=cv2.INTER_LINEAR)
             file = file.transpose(2, 0, 1).astype(np.float32)
             if saturation(file) < 2:  # grey images have no order of channels
@@ -438,12 +476,17 @@ class InputsGate(Gate):
         )  # fmt: skip
         try:
             loader = iter(context.trainer_class.build_train_loader(cfg))
-            first, second = next(loader), next(loader)
+            first, second = [], []
+            for _ in range(MOST_PAIRS):
+                first += next(loader)
+                second += next(loader)
+                between = all(_same(one, other) for one, other in zip(first, second, strict=True))
+                if not between:
+                    break
         except Exception as error:  # a user's loader may not take another dataset: that is no fault
             self.numbers["workers"] = f"not compared: {error}"
             return
         inside = any(not _same(first[0], item) for item in first[1:])
-        between = all(_same(one, other) for one, other in zip(first, second, strict=True))
         self.numbers["two workers draw different augmentations"] = not between
         if inside and between:
             self.findings.append(

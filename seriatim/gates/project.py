@@ -1,4 +1,4 @@
-"""The trainer of somebody's own project, by name, as the gates take it."""
+"""Somebody's own project: what it registers, and its trainer by name, as the gates take it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trainer_named(name: str) -> type[Trainer]:
     module_name, _, class_name = name.rpartition(":")
     if not module_name:
         raise InputError(f"--trainer is MODULE:CLASS or FILE.py:CLASS, not {name!r}.")
-    trainer = getattr(_module(module_name), class_name, None)
+    trainer = getattr(_module(module_name, "--trainer"), class_name, None)
     if not isinstance(trainer, type) or not issubclass(trainer, DefaultTrainer):
         what = "has no such class" if trainer is None else "is no trainer of Detectron2's kind"
         raise InputError(
@@ -38,17 +38,30 @@ def trainer_named(name: str) -> type[Trainer]:
     return trainer if issubclass(trainer, Trainer) else adapted(trainer)
 
 
-def _module(name: str) -> ModuleType:
+def import_project(name: str) -> None:
+    """Import the module that `name` or FILE.py names, so that the config keys, architectures and
+    datasets of a project are known.
+
+    Raises:
+        InputError: there is no such module.
+    """
+    _module(name, "--project")
+
+
+def _module(name: str, option: str) -> ModuleType:
     try:
         if not name.endswith(".py"):
             return importlib.import_module(name)
         path = Path(name).resolve()
         if not path.is_file():
-            raise InputError(f"--trainer: there is no file {name}.")
+            raise InputError(f"{option}: there is no file {name}.")
         sys.path.insert(0, str(path.parent))  # its neighbours, as when it is run itself
-        return importlib.import_module(path.stem)
+        module = importlib.import_module(path.stem)
+        if module.__file__ != str(path):
+            raise InputError(f"{option}: {name} has the name of {module.__file__}; rename it.")
+        return module
     except ImportError as error:
-        raise InputError(f"--trainer: {name} cannot be imported: {error}.") from error
+        raise InputError(f"{option}: {name} cannot be imported: {error}.") from error
 
 
 def adapted(project: type[DefaultTrainer]) -> type[Trainer]:

@@ -1,18 +1,21 @@
-"""Keep the log of what gates do many times short."""
+"""Keep what gates do many times from filling the terminal."""
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No messages below a warning: evaluators and trainers report what a user asked for once."""
+    """No messages below a warning and nothing printed: loaders, trainers and pycocotools' evaluator
+    report what a user asked for once."""
     previous = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(previous)

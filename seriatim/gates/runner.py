@@ -17,6 +17,7 @@ from dataset_tools.files import write_json
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
 from seriatim.gates.fingerprint import fingerprint, sources, unchanged, values
+from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Status, Verdict
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ def run(
         if listener:
             listener.ended(verdict)
     if verdicts:
-        write_report(root, memory.verdicts(), cfg)
+        shown = {v.gate: v for v in (*memory.verdicts(), *verdicts)}
+        write_report(root, [shown[name] for name in ORDER if name in shown], cfg)
     return verdicts
 
 
@@ -207,7 +209,7 @@ def _ask(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.perf_counter()
-    with context.reads.collecting() as keys:
+    with context.reads.collecting() as keys, quiet():
         verdict = gate.run(context, folder)
     verdict.seconds = time.perf_counter() - started
     memory.keep(verdict, keys, sources(gate))

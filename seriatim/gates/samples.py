@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from fvcore.transforms.transform import TransformList
+from fvcore.transforms.transform import Transform, TransformList
 
 from seriatim.data.loader import seeded
 from seriatim.gates.context import Context, Record
 from seriatim.gates.geometry import is_photometric
+from seriatim.gates.registration import registered
 
 
 @dataclass
@@ -21,14 +23,22 @@ class Sample:
     """An augmented input, the record it came from, and how it got there.
 
     Attributes:
-        transforms: recorded; None if the mapper keeps them to itself.
-        sizes: id of a transform → (height, width) of what it was applied to.
+        transforms: recorded; of a mapper that keeps them to itself the one that pixels fit, or
+            None if none does.
+        sizes: id of a recorded transform → (height, width) of what it was applied to.
+        fitted: whether `transforms` is found from pixels.
     """
 
     record: Record
     item: Record
     transforms: TransformList | None
     sizes: dict[int, tuple[int, int]]
+    fitted: bool = False
+
+    @property
+    def recorded(self) -> list[Transform]:
+        """Each transform that the mapper has applied, as far as it was recorded."""
+        return [] if self.fitted or self.transforms is None else self.transforms.transforms
 
     @property
     def truth(self) -> Instances | None:
@@ -54,6 +64,12 @@ class Sample:
     def pixels(self) -> np.ndarray:
         """(H, W, C) as the mapper gives them."""
         return self.item["image"].permute(1, 2, 0).numpy()
+
+    def likeness_of_file(self) -> np.ndarray | None:
+        """(h, w, 3) uint8 BGR: the file where `transforms` take it; None if there are none."""
+        if self.transforms is None:
+            return None
+        return np.asarray(self.transforms.apply_image(source_image(self.record)))
 
     def expected_image(self, order: str) -> np.ndarray:
         """The file, read by OpenCV, after the recorded transforms."""
@@ -97,11 +113,22 @@ def map_recorded(context: Context, record: Record, position: int) -> Sample:
     with seeded(context.SEED, position):
         item = mapper(copy.deepcopy(record))
     transforms = recorder.transforms if recorder else None
+    if transforms is None:
+        found = registered(source_image(record), _as_bytes(item["image"]))
+        return Sample(record, item, found, {}, fitted=True)
     sizes: dict[int, tuple[int, int]] = {}
-    if transforms is not None:
-        height, width = source_image(record).shape[:2]
-        image = np.zeros((height, width, 3), np.uint8)
-        for transform in transforms.transforms:
-            sizes[id(transform)] = image.shape[:2]
-            image = np.asarray(transform.apply_image(image))
+    height, width = source_image(record).shape[:2]
+    image = np.zeros((height, width, 3), np.uint8)
+    for transform in transforms.transforms:
+        sizes[id(transform)] = image.shape[:2]
+        image = np.asarray(transform.apply_image(image))
     return Sample(record, item, transforms, sizes)
+
+
+def _as_bytes(image: torch.Tensor) -> np.ndarray:
+    """(H, W, C) uint8 of a (C, H, W) input, whatever the mapper normalised it by."""
+    pixels = image.permute(1, 2, 0).numpy()
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    return ((pixels - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)

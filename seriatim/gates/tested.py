@@ -53,7 +53,7 @@ def inputs(context: Context) -> Iterator[Finding]:
     """Pixels in testing are those that training without augmentation would have."""
     reference = context.train_mapper(augment=False)
     names = context.cfg.DATASETS.TEST
-    if not names or not hasattr(reference, "augmentations"):
+    if not names or not hasattr(reference, "augmentations") or context.restless:
         return
     records = context.test_records[:IMAGES]
     name = context.dataset_of(records, names[0], "tested")
@@ -118,7 +118,7 @@ def _causes(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Caus
 
 def scales(context: Context, samples: Sequence[Sample]) -> Iterator[Finding]:
     """Images and objects have about the size in testing that they have in training."""
-    if context.cfg.SERIATIM.EVAL.TILE > 0 or not context.test_records:
+    if context.cfg.SERIATIM.EVAL.TILE > 0 or not context.test_records or context.restless:
         return
     mapper = context.train_mapper(augment=False)
     trained, seen = [], []

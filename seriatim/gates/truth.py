@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 
+from dataset_tools.coco import read_json
+from seriatim.data.image import read_labels
 from seriatim.data.loader import seeded
+from seriatim.evaluation.panoptic_quality import Counts, count_segments
 from seriatim.gates.context import Context, Record, is_upright, objects_of
 from seriatim.gates.direct import direct_ap, pasted_mask
-from seriatim.gates.faults import FAULTS, OPPOSITES, Fault, without
+from seriatim.gates.faults import FAULTS, Fault, without
 from seriatim.gates.label_truth import LabelTruth
 from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Cause
 
 MOST_MAPPED = 200  # images that go through the mapper; of the others the record itself is taken
+GAIN = 5.0  # AP that an explanation must bring
+PROVEN = 0.9  # of the AP that there should be: then nothing else is needed to explain it
 METRICS = {"sem_seg": "mIoU", "panoptic_seg": "PQ"}  # of tasks that have no AP
 MASK_SIDE = 28  # Mask R-CNN's resolution
 
@@ -30,6 +39,8 @@ class Oracle:
     Attributes:
         name: of the dataset; records: of it.
         perfect: Instances at the size on disk, one a record.
+        restless: whether the mapper augments by itself and cannot be told not to. Nothing leads
+            back from what it gives to the image on disk: the records are taken as they are.
         total, lost: objects of the `mapped` images, and how many of them the mapper lost.
     """
 
@@ -43,7 +54,8 @@ class Oracle:
         self._sizes: list[torch.Tensor] = []  # of the objects, at the network's input
         labels: list[torch.Tensor | None] = [None] * len(records)
         mapper = context.train_mapper(augment=False)
-        self.mapped = min(len(records), MOST_MAPPED)
+        self.restless = context.restless
+        self.mapped = 0 if self.restless else min(len(records), MOST_MAPPED)
         for position, record in enumerate(records):
             if position < self.mapped:
                 with seeded(context.SEED, position):
@@ -86,9 +98,12 @@ class Oracle:
         self.perfect.append(detector_postprocess(found, record["height"], record["width"]))
 
     def _add_record(self, record: Record) -> None:
-        """Without the mapper, from the record as it is."""
         if len(self._scales) <= len(self.perfect):
             self._scales.append((1.0, 1.0))
+        self.perfect.append(self._of_record(record))
+
+    def _of_record(self, record: Record) -> Instances:
+        """Without the mapper, from the record as it is."""
         truth = objects_of(record)
         found = Instances((record["height"], record["width"]))
         rotated = any(len(annotation["bbox"]) == 5 for annotation in truth)
@@ -110,7 +125,7 @@ class Oracle:
             shape = (len(truth), self._number_of_keypoints, 3)
             points = [a.get("keypoints") or [0.0] * (shape[1] * 3) for a in truth]
             found.pred_keypoints = torch.tensor(points, dtype=torch.float32).reshape(shape)
-        self.perfect.append(found)
+        return found
 
     @property
     def _number_of_keypoints(self) -> int:
@@ -152,11 +167,9 @@ class Oracle:
         output: dict[str, Any] = {"instances": instances}
         if self._labels is not None:
             output["sem_seg"] = self._labels.predicted(number)
-            if instances.has("pred_masks"):
-                labels = output["sem_seg"].argmax(0)
-                output["panoptic_seg"] = combine_semantic_and_instance_outputs(
-                    instances, labels, 0.5, 0, 0.5
-                )
+            if self.masks:
+                shown = instances if instances.has("pred_masks") else _without_any(instances)
+                output["panoptic_seg"] = as_panoptic(shown, output["sem_seg"].argmax(0))
         return output
 
     def direct(self) -> dict[str, float]:
@@ -170,7 +183,34 @@ class Oracle:
             expected = {task: direct_ap(json_file, task, limit, MASK_SIDE) for task in tasks}
         if self._labels is not None:
             expected["sem_seg"] = self._labels.expected()
+            if self.masks and MetadataCatalog.get(self.name).get("panoptic_json"):
+                expected["panoptic_seg"] = self._direct_quality()
         return expected
+
+    def _direct_quality(self) -> float:
+        """The panoptic quality of the records' own masks and label images, without mapper,
+        postprocessing and evaluator."""
+        metadata = MetadataCatalog.get(self.name)
+        content = read_json(Path(metadata.panoptic_json))
+        segments = {a["image_id"]: a for a in content["annotations"]}
+        things = {c: own for own, c in metadata.thing_dataset_id_to_contiguous_id.items()}
+        stuff = {c: own for own, c in metadata.stuff_dataset_id_to_contiguous_id.items()}
+        counts = Counts()
+        for record in self.records:
+            labels = torch.as_tensor(read_labels(record["sem_seg_file_name"])).long()
+            found, infos = as_panoptic(self._of_record(record), labels)
+            categories = {
+                s["id"]: (things if s["isthing"] else stuff)[s["category_id"]] for s in infos
+            }
+            annotation = segments[record["image_id"]]
+            file = str(Path(metadata.panoptic_root) / annotation["file_name"])
+            blue, green, red = np.moveaxis(cv2.imread(file).astype(np.int64), 2, 0)
+            truth = {s["id"]: s for s in annotation["segments_info"]}
+            true = {number: s["category_id"] for number, s in truth.items()}
+            crowds = frozenset(number for number, s in truth.items() if s.get("iscrowd"))
+            picture = red + 256 * green + 65536 * blue
+            counts.add(count_segments(picture, true, found.numpy(), categories, crowds))
+        return counts.mean(c["id"] for c in content["categories"])["PQ"]
 
     def perturbed(self, fault: Fault) -> tuple[list[Instances], bool]:
         """The perfect boxes with `fault`, and whether it touches most of the objects. Masks and
@@ -186,34 +226,55 @@ class Oracle:
             results.append(bare if found is None else found)
         return results, touched > total / 2
 
-    def explain(self, got: float) -> list[Cause]:
-        """The faults whose opposite brings the AP of boxes back come first."""
-        gains = []
-        for fault, opposite in zip(FAULTS, OPPOSITES, strict=True):
-            results, changed = self.perturbed(opposite)
-            value = self.evaluate(results).get("bbox", 0.0) if changed else 0.0
-            if value > got + 5:
-                gains.append((value, fault, value))
-        gains.sort(key=lambda gain: -gain[0])
-        causes = [
-            Cause(f"{fault.name}: undone, AP is {value:.1f}", fault.where)
-            for _, fault, value in gains
+    def explain(self, got: float, ceiling: float) -> list[Cause]:
+        """The likeliest first: what brings the AP of boxes near the `ceiling` when it is undone is
+        proven; what only brings it up from `got` may be part of it, and comes last.
+
+        Args:
+            got: AP of boxes; ceiling: what it should be.
+        """
+        gains = sorted(self._gains(got), key=lambda gain: -gain[0])
+        proven = [
+            Cause(f"{what}: undone, AP is {value:.1f} of {ceiling:.1f}", where)
+            for value, what, where in gains
+            if value >= PROVEN * ceiling
         ]
-        causes += self._finer_causes(got)
+        partly = [
+            Cause(f"in part {what}: undone, AP is {value:.1f} of {ceiling:.1f}", where)
+            for value, what, where in gains
+            if value < PROVEN * ceiling
+        ]
+        finer = self._finer_causes(got)
         if self.lost:
-            causes.append(Cause(f"the mapper lost {self.lost} objects", "build_mapper"))
+            finer.append(Cause(f"the mapper lost {self.lost} objects", "build_mapper"))
         return [
-            *causes,
+            *proven,
+            *finer,
+            *partly,
             Cause("the mapper changes boxes or classes", "build_mapper"),
             Cause("the evaluator compares with another file or limit", "build_evaluator"),
             Cause("the catalog's records are not those of the file", "DatasetCatalog"),
         ]
 
+    def _gains(self, got: float) -> Iterator[tuple[float, str, str]]:
+        """AP, name and place of each fault that is not there any more, where AP rises by that."""
+        for fault in FAULTS:
+            results, changed = self.perturbed(fault.undone)
+            value = self.evaluate(results).get("bbox", 0.0) if changed else 0.0
+            if value > got + GAIN:
+                yield value, fault.name, fault.where
+        bare = [without(i, "pred_masks", "pred_keypoints") for i in self.perfect]
+        for by, whose in ((1, "next"), (-1, "previous")):
+            value = self.evaluate(bare[by:] + bare[:by]).get("bbox", 0.0)
+            if value > got + GAIN:
+                what = f"detections are counted for the {whose} image"
+                yield value, what, "image_id, build_evaluator"
+
     def _finer_causes(self, got: float) -> list[Cause]:
         """What neither moves boxes nor renames them."""
         found = []
         loosely = self.evaluate(self.perfect, "AP50").get("bbox", 0.0)
-        if loosely > got + 5:
+        if loosely > got + GAIN:
             what = f"boxes are rounded, or lose precision otherwise: at an IoU of 0.5 {loosely:.1f}"
             found.append(Cause(what, "postprocessing, build_evaluator"))
         crowds = self.evaluate([self._with_crowds(i) for i in range(len(self.perfect))])
@@ -251,6 +312,18 @@ class Oracle:
 
     def _all_scales(self) -> list[tuple[float, float]]:
         return self._scales + [(1.0, 1.0)] * (len(self.perfect) - len(self._scales))
+
+
+def as_panoptic(instances: Instances, labels: torch.Tensor) -> tuple[torch.Tensor, list[Record]]:
+    """Masks over labels, as PanopticFPN puts them together: (H, W) numbers, and what they are."""
+    return combine_semantic_and_instance_outputs(instances, labels, 0.5, 0, 0.5)
+
+
+def _without_any(instances: Instances) -> Instances:
+    none = Instances(instances.image_size)
+    none.pred_masks = torch.zeros(0, *instances.image_size, dtype=torch.bool)
+    none.scores, none.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    return none
 
 
 def _sides(boxes: torch.Tensor) -> torch.Tensor:

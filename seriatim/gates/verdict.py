@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -72,8 +73,8 @@ class Verdict:
     cached: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return asdict(self)
+        """In JSON's types; numbers that JSON has not (an AP of nothing is NaN) as texts."""
+        return asdict(self) | {"numbers": _writable(self.numbers)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Verdict:
@@ -95,6 +96,14 @@ class Verdict:
             )
             parts += [f"Picture: {folder}/{picture}." for picture in finding.pictures]
         return " ".join(parts)
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def conclude(findings: list[Finding], healthy: str) -> tuple[Status, str]:

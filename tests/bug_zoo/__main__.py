@@ -17,6 +17,8 @@ def main() -> None:
     """Run the cases that are asked for; the page is written when all were run."""
     options = _parse()
     cases = [case for case in all_cases() if options.only.lower() in case.name.lower()]
+    number, _, parts = options.part.partition("/")
+    cases = cases[int(number) - 1 :: int(parts)]
     if not cases:
         raise InputError(f"No case of the zoo has {options.only!r} in its name.")
     console = Console()
@@ -38,7 +40,7 @@ def main() -> None:
             progress.refresh()
     console.print(table(results))
     console.print(summary(results))
-    if not options.only:
+    if not options.only and options.part == "1/1":
         write_text(PAGE, markdown(results))
     if any(result.outcome["error"] for result in results):
         raise GateFailed("Some cases broke down instead of being answered: see the table.")
@@ -53,6 +55,12 @@ def _parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--watch", action="store_true", help="compare with watching the loss of a short training"
+    )
+    parser.add_argument(
+        "--part",
+        default="1/1",
+        metavar="I/N",
+        help="every N-th case from the I-th on; no page then",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep results though the sources have changed"

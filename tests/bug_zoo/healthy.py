@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from seriatim.testing.shapes import make_shapes
+from tests.bug_zoo.bugs_classifier import labelled
 from tests.bug_zoo.bugs_inputs import AUGMENTED, LITE0
 from tests.bug_zoo.pipeline import draw_plain
 from tests.bug_zoo.registry import Healthy
@@ -103,6 +104,7 @@ def few(folder: Path) -> None:
     make_shapes(folder / "val", 4, 2, size=(64, 64))
 
 
+CLASSIFIED: dict[str, Any] = {"kind": "classifier", "draw": labelled}
 HEALTHY = [
     Healthy("RetinaNet", "the plain pipeline of most bugs"),
     Healthy("task-aligned detector", "our own detector", kind="task_aligned"),
@@ -197,5 +199,21 @@ HEALTHY = [
         kind="faster_rcnn",
         base=AUGMENTED | {"SERIATIM__SOLVER__ACCUMULATE": 2},
         processes=2,
+    ),
+    Healthy("classifier", "a wide ResNet on images of ten classes", **CLASSIFIED),
+    Healthy(
+        "classifier with mixup",
+        "every image is trained as a mixture of two",
+        base={"SERIATIM__MIX": {"NAME": "mixup"}},
+        **CLASSIFIED,
+    ),
+    Healthy(
+        "classifier with few labels",
+        "four of a class, in BGR",
+        base={
+            "INPUT__FORMAT": "BGR",
+            "SERIATIM__SEMI": {"LABELS_PER_CLASS": 4, "UNLABELED_RATIO": 0},
+        },
+        **CLASSIFIED,
     ),
 ]

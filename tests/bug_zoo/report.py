@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.table import Table
 
 from seriatim.gates.runner import ORDER
+from tests.bug_zoo.marks import ROOT
 from tests.bug_zoo.pipeline import FAST
 from tests.bug_zoo.registry import GROUPS, Bug
-from tests.bug_zoo.runner import ROOT, Result
+from tests.bug_zoo.runner import Result
 
 PAGE: Path = ROOT / "docs" / "bug_zoo.md"
 _HEADER = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import multiprocessing
@@ -12,17 +11,17 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataset_tools.files import write_json
+from tests.bug_zoo.marks import ROOT, unchanged, used
 from tests.bug_zoo.pipeline import FAST, SLOW, ask_gates, final_loss
 from tests.bug_zoo.registry import Bug, Case, bugs, healthy, module_of
 
-ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "bug_zoo"
 # What the gates said of each bug when they saw it first. Written once, never overwritten.
 FIRST_RUN = Path(__file__).with_name("first_run.json")
@@ -97,12 +96,12 @@ def run_cases(
             outcome,
             _watch(case, keep) if planted and (watch or _was_watched(case)) else None,
             _first_runs().get(case.name) if planted else None,
-            keep and _mark_of(case, "fast") != fingerprint(case),
+            keep and not unchanged(_sources_of(case, "fast")),
         )
 
 
 def _ask(case: Case, task: str, gates: tuple[str, ...], keep: bool) -> dict[str, Any]:
-    return _remembered(case.name, task, partial(ask_gates, case, gates), fingerprint(case), keep)
+    return _remembered(case.name, task, partial(ask_gates, case, gates), case, keep)
 
 
 def _joined(fast: dict[str, Any], slow: dict[str, Any]) -> dict[str, Any]:
@@ -148,9 +147,8 @@ def _run_name(bug: Bug, planted: bool) -> str:
 
 
 def _final_loss(bug: Bug, planted: bool, seed: int, keep: bool) -> float:
-    mark = fingerprint(bug, gates=False) if planted else _sources(gates=False)
     work = partial(_trained, bug, planted, seed)
-    answer = _remembered(_run_name(bug, planted), f"loss_{seed}", work, mark, keep)
+    answer = _remembered(_run_name(bug, planted), f"loss_{seed}", work, bug, keep, gates=False)
     return math.nan if answer.get("loss") is None else answer["loss"]
 
 
@@ -163,17 +161,26 @@ def _trained(bug: Bug, planted: bool, seed: int) -> dict[str, Any]:
 
 
 def _remembered(
-    name: str, task: str, work: Callable[[], dict[str, Any]], mark: str, keep: bool
+    name: str,
+    task: str,
+    work: Callable[[], dict[str, Any]],
+    case: Case,
+    keep: bool,
+    gates: bool = True,
 ) -> dict[str, Any]:
-    """The answer of `work`, from the cache if it was given under the same `mark`."""
+    """The answer of `work`, from the cache if nothing that was used for it has changed.
+
+    What broke down is not remembered.
+    """
     path = _path(name, task)
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if keep or found["mark"] == mark:
+        if keep or unchanged(found["sources"]):
             return found["answer"]
-    answer = _in_process(work)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"mark": mark, "answer": answer})
+    answer, sources = _in_process(work, partial(used, module_of(case), gates))
+    if sources:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"sources": sources, "answer": answer})
     return answer
 
 
@@ -181,58 +188,45 @@ def _path(name: str, task: str) -> Path:
     return CACHE / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.{task}.json"
 
 
-def _mark_of(case: Case, task: str) -> str:
-    return json.loads(_path(case.name, task).read_text(encoding="utf-8"))["mark"]
+def _sources_of(case: Case, task: str) -> dict[str, str]:
+    return json.loads(_path(case.name, task).read_text(encoding="utf-8"))["sources"]
 
 
-def _in_process(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` gives in a forked process: no case touches the next or imports all anew."""
+def _in_process(
+    work: Callable[[], dict[str, Any]], sources: Callable[[], dict[str, str]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `work` and then `sources` give in a forked process: no case touches the next or imports
+    all anew. Without sources if it broke down."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(work, sender))
+    process = context.Process(target=_send, args=(work, sources, sender))
     process.start()
     sender.close()
     try:
         if not receiver.poll(TIMEOUT):
-            return _broken(f"took more than {TIMEOUT} s")
+            return _broken(f"took more than {TIMEOUT} s"), {}
         return receiver.recv()
     except EOFError:
-        return _broken("its process died")
+        return _broken("its process died"), {}
     finally:
         process.kill()
         process.join()
 
 
-def _send(work: Callable[[], dict[str, Any]], sender: Any) -> None:
+def _send(
+    work: Callable[[], dict[str, Any]], sources: Callable[[], dict[str, str]], sender: Any
+) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     torch.set_num_threads(1)
-    sender.send(work())
+    answer = work()
+    sender.send((answer, sources()))
 
 
 def _broken(error: str) -> dict[str, Any]:
     empty = {"gate": "", "cause": "", "right": False, "measured": "", "warnings": {}, "seconds": {}}
     return {**empty, "error": error, "loss": None}
-
-
-def fingerprint(case: Case, gates: bool = True) -> str:
-    """Of all sources that the result of a case depends on; without `gates`, those of a training."""
-    module = importlib.import_module(f"tests.bug_zoo.{module_of(case)}")
-    mark = hashlib.sha256(f"{case.name} {_sources(gates)}".encode())
-    mark.update(Path(module.__file__).read_bytes())
-    return mark.hexdigest()[:16]
-
-
-@cache
-def _sources(gates: bool) -> str:
-    files = sorted((ROOT / "seriatim").rglob("*.py"))
-    files += [Path(__file__).with_name("pipeline.py"), Path(__file__).with_name("registry.py")]
-    mark = hashlib.sha256()
-    for file in files:
-        if gates or "gates" not in file.relative_to(ROOT).parts:
-            mark.update(file.read_bytes())
-    return mark.hexdigest()
 
 
 def all_cases() -> list[Case]:

@@ -1,10 +1,13 @@
 """What a person sees, and the exit code, for each kind of failure."""
 
 import errno
+import functools
+import re
 
 import pytest
 
 from dataset_tools.errors import GateFailed, InputError, run
+from dataset_tools.files import write_json
 
 
 def _raise(error):
@@ -41,14 +44,21 @@ def test_a_users_mistake_is_one_paragraph_without_traceback(error, code, words, 
     assert "Traceback" not in printed
 
 
+def test_our_own_fault_keeps_its_traceback(tmp_path, capsys):
+    assert run(functools.partial(write_json, tmp_path / "x.json", object())) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "fault of Seriatim" in " ".join(printed.split())
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("what?"), ModuleNotFoundError("No module", name="seriatim.gone")]
 )
-def test_our_own_fault_keeps_its_traceback(error, capsys):
+def test_an_error_of_a_users_own_code_is_told_with_its_line(error, capsys):
     assert run(_raise(error)) == 1
     printed = capsys.readouterr().err
     assert "Traceback" in printed
-    assert "fault of Seriatim" in printed
+    assert re.search(r"in your own code, \S*test_errors.py:\d+;", " ".join(printed.split()))
 
 
 def test_success_and_a_code_of_ones_own():

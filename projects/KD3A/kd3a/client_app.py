@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flwr.app import Context, Message
@@ -23,12 +22,11 @@ class Party(Protocol):
         """Train from the global weights on own labels for a round; the weights then."""
         ...
 
-    def distil(self, work: Work) -> tuple[State, Scalars, Mapping[str, State]]:
+    def distil(self, work: Work) -> tuple[State, Scalars]:
         """Train from the global weights on what the sources agree on; the weights then.
 
         The scalars hold `coverage`, the share of images with a consensus, and `focus`, what each
-        source added to it in the order of `work.sources`. The last are those of the sources'
-        tensors that voting has changed, by source.
+        source added to it in the order of `work.sources`.
         """
         ...
 
@@ -51,15 +49,13 @@ def build_client_app(find_party: Callable[[Context], Party], mods: Sequence[Mod]
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        work, party = read(message), find_party(context)
-        weights, scalars = party.train(work)
-        return _trained(message, party, Work(work.round, weights, scalars, {}))
+        party = find_party(context)
+        return _trained(message, party, party.train)
 
     @app.train("distil")
     def distil(message: Message, context: Context) -> Message:
-        work, party = read(message), find_party(context)
-        weights, scalars, sources = party.distil(work)
-        return _trained(message, party, Work(work.round, weights, scalars, sources))
+        party = find_party(context)
+        return _trained(message, party, party.distil)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -69,7 +65,11 @@ def build_client_app(find_party: Callable[[Context], Party], mods: Sequence[Mod]
     return app
 
 
-def _trained(message: Message, party: Party, done: Work) -> Message:
+def _trained(
+    message: Message, party: Party, do: Callable[[Work], tuple[State, Scalars]]
+) -> Message:
+    work = read(message)
+    weights, scalars = do(work)
     # By this name Flower's own strategies weight an update.
-    scalars = {**done.scalars, "num-examples": party.introduction.images}
-    return answer(message, replace(done, scalars=scalars))
+    scalars = {**scalars, "num-examples": party.introduction.images}
+    return answer(message, Work(work.round, weights, scalars, {}))

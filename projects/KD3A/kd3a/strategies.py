@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from flwr.serverapp.strategy import Strategy
@@ -13,7 +12,7 @@ from dataset_tools.errors import InputError
 from kd3a.averaging import State
 from kd3a.federation import Federation, Settings, Update
 from kd3a.focus import domain_weights
-from kd3a.messages import DISTIL, TARGET, Scalars, Work, requests
+from kd3a.messages import DISTIL, TARGET, Scalars, Work, request
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +53,7 @@ class KD3A(Federation):
             torch.tensor([update.images for update in updates.values()]) if self._by_size else None,
         )
         self._shares = dict(zip(everyone, shares.tolist(), strict=True))
-        voted = {
-            source: replace(update, weights={**update.weights, **student.sources.get(source, {})})
-            for source, update in updates.items()
-        }
-        return super().combine(round_, {name: student, **voted})
+        return super().combine(round_, {name: student, **updates})
 
     def shares(self, updates: Mapping[str, Update]) -> dict[str, float]:
         return self._shares
@@ -68,7 +63,7 @@ class KD3A(Federation):
         for node, who in self.present(TARGET):
             scalars = {"gate": self.gate(round_)}
             work = Work(round_, self.progress.weights, scalars, sources)
-            replies = self.ask(requests(DISTIL, [node], work))
+            replies = self.ask([request(DISTIL, node, work)])
             updates = self.accept(round_, [who.name], replies)
             if who.name in updates:
                 return who.name, updates[who.name]

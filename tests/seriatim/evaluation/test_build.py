@@ -1,7 +1,6 @@
 """Each kind of dataset gets the evaluators that fit it."""
 
 import json
-import logging
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -9,9 +8,12 @@ from detectron2.evaluation import SemSegEvaluator
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
+from seriatim.data.catalog import register_datasets, unregister_datasets
 from seriatim.evaluation import build_evaluator
 from seriatim.evaluation.coco import CocoEvaluator
+from seriatim.evaluation.panoptic import PanopticEvaluator
 from seriatim.testing.scenes import random_scene
+from seriatim.testing.shapes import make_panoptic_shapes
 
 
 @pytest.fixture
@@ -58,16 +60,20 @@ def test_semantic(register):
     assert isinstance(build_evaluator(get_cfg(), name), SemSegEvaluator)
 
 
-def test_panoptic_without_panopticapi_measures_the_rest_and_says_so(
-    register, json_file, monkeypatch, caplog
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    both = register(evaluator_type="coco_panoptic_seg", json_file=json_file)
-    with caplog.at_level(logging.WARNING):
-        build_evaluator(get_cfg(), both)
-    assert "panopticapi" in caplog.text
-    with pytest.raises(InputError, match="panopticapi"):
-        build_evaluator(get_cfg(), register(evaluator_type="coco_panoptic_seg", json_file=None))
+def test_panoptic(tmp_path):
+    drawn = make_panoptic_shapes(tmp_path, 2)
+    cfg = get_cfg()
+    entry = {"NAME": f"{tmp_path.name}_pan", "JSON": str(drawn.instances_json)}
+    entry |= {"IMAGES": str(drawn.images), "SEM_SEG_ROOT": str(drawn.sem_seg_root)}
+    entry |= {"PANOPTIC_JSON": str(drawn.panoptic_json), "PANOPTIC_ROOT": str(drawn.panoptic_root)}
+    cfg.SERIATIM.DATASETS = [entry]
+    cfg.DATASETS.TEST = (entry["NAME"],)
+    register_datasets(cfg)
+    try:
+        kinds = [type(e) for e in build_evaluator(cfg, entry["NAME"])._evaluators]
+    finally:
+        unregister_datasets([entry["NAME"]])
+    assert kinds == [SemSegEvaluator, CocoEvaluator, PanopticEvaluator]
 
 
 def test_an_unknown_kind_is_named(register):

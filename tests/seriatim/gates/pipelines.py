@@ -17,7 +17,7 @@ from seriatim.gates.context import Context
 from seriatim.gates.verdict import Status, Verdict
 from seriatim.testing.shapes import make_panoptic_shapes, make_shapes
 
-from ..engine.support import load, write_config
+from ..engine.support import load, write_classifier_config, write_config
 
 TWO_STAGES = {
     "MODEL__META_ARCHITECTURE": "GeneralizedRCNN",
@@ -151,6 +151,7 @@ def _entry(folder: Path, split: str, **more) -> dict:
     return entry | {k: str(v) if isinstance(v, Path) else v for k, v in more.items()}
 
 
+CLASSIFIER = "classifier"  # a kind beside KINDS, on images that have a label as a whole
 # Kinds that need other labels than boxes: what draws them and gives the config's keys for them.
 LABELS: dict[str, Callable[[Path], dict]] = {
     "rotated_rcnn": rotated,
@@ -174,6 +175,8 @@ def trainer_that(change: Callable[[nn.Module], None]) -> type[Trainer]:
 
 def pipeline(folder: Path, kind: str, trainer_class: type | None = None, **changes) -> Context:
     """The healthy pipeline of a kind, but for `changes` (keys with __ for a dot)."""
+    if kind == CLASSIFIER:
+        return Context(load(write_classifier_config(folder, **changes)), trainer_class)
     labels = LABELS[kind](folder) if kind in LABELS else {}
     settings = copy.deepcopy({**KINDS[kind], **labels, **changes})
     return Context(load(write_config(folder, **settings)), trainer_class)

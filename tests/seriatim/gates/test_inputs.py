@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import torch
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from seriatim.data.mapper import SeriatimMapper
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.inputs import InputsGate
+from seriatim.gates.oracle import OracleGate
+from seriatim.gates.overfit import Overfit1Gate
+from seriatim.gates.verdict import Status
 
 from .pipelines import KINDS, ask, assert_caught, assert_healthy, pipeline
 from .test_oracle import trainer_with
@@ -176,3 +181,83 @@ class LabelsStay(SeriatimMapper):
 def test_labels_of_pixels_that_are_not_moved(tmp_path):
     context = pipeline(tmp_path, "semantic", trainer_with(LabelsStay))
     assert_caught(ask(InputsGate(), context, tmp_path), "labels are not moved")
+
+
+class ByItself:
+    """A mapper as people write them: it crops, mirrors and scales, and tells nobody how."""
+
+    image_alone = False
+
+    def __init__(self, cfg, is_train):
+        self.random = is_train
+        self.format = cfg.INPUT.FORMAT
+
+    def __call__(self, record):
+        image = detection_utils.read_image(record["file_name"], self.format)
+        steps = [T.Resize((64, 64))]
+        if self.random:
+            steps = [T.RandomCrop("relative_range", (0.6, 0.6)), T.RandomFlip(), *steps]
+        given = T.AugInput(image)
+        moves = T.AugmentationList(steps)(given)
+        annotations = [
+            detection_utils.transform_instance_annotations(
+                {k: v for k, v in a.items() if k != "keypoints"}, moves, given.image.shape[:2]
+            )
+            for a in record["annotations"]
+            if not a.get("iscrowd")
+        ]
+        instances = detection_utils.annotations_to_instances(annotations, given.image.shape[:2])
+        pixels = given.image
+        if self.image_alone and np.random.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        return {
+            **{key: record[key] for key in ("file_name", "height", "width", "image_id")},
+            "image": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+            "instances": detection_utils.filter_empty_instances(instances),
+        }
+
+
+class ByItselfImageAlone(ByItself):
+    image_alone = True
+
+
+class ByItselfOtherChannels(ByItself):
+    def __init__(self, cfg, is_train):
+        super().__init__(cfg, is_train)
+        self.format = {"RGB": "BGR", "BGR": "RGB"}[self.format]
+
+
+class ByItselfWarped(ByItself):
+    """Pixels are stirred, so that nothing leads back to the file."""
+
+    def __call__(self, record):
+        item = super().__call__(record)
+        item["image"] = item["image"].flatten(1)[:, torch.randperm(64 * 64)].view(3, 64, 64)
+        return item
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
+def test_a_mapper_that_augments_by_itself_and_rightly(tmp_path, kind):
+    context = pipeline(tmp_path, kind, trainer_with(ByItself))
+    verdict = ask(InputsGate(), context, tmp_path)
+    assert_healthy(verdict)
+    assert verdict.numbers["objects"]["objects"] > 10
+    assert context.restless
+    assert_healthy(ask(OracleGate(), context, tmp_path))
+    assert ask(Overfit1Gate(), context, tmp_path).status is Status.SKIP
+
+
+@pytest.mark.parametrize(
+    ("mapper", "words"),
+    [(ByItselfImageAlone, "not moved with the image"), (ByItselfOtherChannels, "channels")],
+)
+def test_a_mapper_that_augments_by_itself_with_a_fault(tmp_path, mapper, words):
+    verdict = ask(InputsGate(), pipeline(tmp_path, "retinanet", trainer_with(mapper)), tmp_path)
+    assert_caught(verdict, words)
+
+
+def test_inputs_that_nothing_leads_back_from_are_told(tmp_path):
+    context = pipeline(tmp_path, "retinanet", trainer_with(ByItselfWarped))
+    verdict = ask(InputsGate(), context, tmp_path)
+    assert verdict.status is Status.WARN
+    assert "not found again" in verdict.findings[0].measured

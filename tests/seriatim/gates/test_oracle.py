@@ -1,4 +1,8 @@
+import copy
+import re
+
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
@@ -6,6 +10,7 @@ from seriatim.data.mapper import SeriatimMapper
 from seriatim.engine.trainer import Trainer
 from seriatim.gates.oracle import OracleGate
 from seriatim.gates.verdict import Status
+from seriatim.testing.shapes import make_shapes
 
 from .pipelines import ask, assert_caught, assert_healthy, metadata_changed, pipeline
 
@@ -175,3 +180,107 @@ def test_an_evaluator_of_labels_that_is_always_content(tmp_path):
 )
 def test_what_the_score_is_computed_from(tmp_path, changes, word):
     assert_caught(ask(OracleGate(), pipeline(tmp_path, "retinanet", **changes), tmp_path), word)
+
+
+OBLONG = {"INPUT__MIN_SIZE_TEST": 96}
+
+
+def spoiling_boxes(change):
+    """A trainer whose evaluator gets boxes that went through `change(boxes, height, width)`."""
+
+    class Planted(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            evaluator = super().build_evaluator(cfg, dataset_name)
+            plain = evaluator.process
+
+            def process(inputs, outputs):
+                changed = [copy.deepcopy(output) for output in outputs]
+                for output in changed:
+                    boxes = output["instances"].pred_boxes.tensor
+                    boxes[:] = change(boxes.clone(), *output["instances"].image_size)
+                plain(inputs, changed)
+
+            evaluator.process = process
+            return evaluator
+
+    return Planted
+
+
+def as_sizes_swapped(boxes, height, width):
+    return boxes * boxes.new_tensor([height / width, width / height] * 2)
+
+
+def mirrored(boxes, height, width):
+    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+
+
+PLANTED = {
+    "scale of the network's input": lambda boxes, height, width: boxes * (96 / height),
+    "scaled back twice": lambda boxes, height, width: boxes * (height / 96),
+    "x and y swapped": lambda boxes, height, width: boxes[:, [1, 0, 3, 2]],
+    "height and width of the image swapped": as_sizes_swapped,
+    "mirrored left to right": mirrored,
+    "XYXY as XYWH": lambda boxes, *_: torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1),
+    "XYWH as XYXY": lambda boxes, *_: torch.cat([boxes[:, :2], boxes[:, 2:] + boxes[:, :2]], 1),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_first_cause_is_what_was_planted_and_undone_it_is_near_the_ceiling(tmp_path, name):
+    for split, seed in (("train", 1), ("val", 2)):
+        make_shapes(tmp_path / split, 8, seed, size=(64, 96))
+    context = pipeline(tmp_path, "retinanet", spoiling_boxes(PLANTED[name]), **OBLONG)
+    first = str(ask(OracleGate(), context, tmp_path).findings[0].causes[0])
+    assert name in first
+    undone = re.search(r"undone, AP is ([\d.]+) of ([\d.]+)", first)
+    assert float(undone[1]) >= 0.9 * float(undone[2])
+
+
+def test_detections_of_the_next_image_are_told(tmp_path):
+    class NextImage(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            evaluator = super().build_evaluator(cfg, dataset_name)
+            plain, names = (
+                evaluator.process,
+                [r["image_id"] for r in DatasetCatalog.get(dataset_name)],
+            )
+            following = dict(zip(names, names[1:] + names[:1], strict=True))
+
+            def process(inputs, outputs):
+                plain([{**i, "image_id": following[i["image_id"]]} for i in inputs], outputs)
+
+            evaluator.process = process
+            return evaluator
+
+    verdict = ask(OracleGate(), pipeline(tmp_path, "retinanet", NextImage), tmp_path)
+    assert_caught(verdict, "for the next image")
+
+
+def test_panoptic_quality_is_judged(tmp_path):
+    verdict = ask(OracleGate(), pipeline(tmp_path, "panoptic"), tmp_path)
+    assert_healthy(verdict)
+    expected = verdict.numbers["AP computed from the file alone"]["panoptic_seg"]
+    assert 80 < expected <= 100
+    assert verdict.numbers["AP of the ground truth"]["panoptic_seg"] == pytest.approx(
+        expected, abs=5
+    )
+
+
+class StuffOfTheOther(Trainer):
+    """Its panoptic evaluator numbers stuff the other way round."""
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        evaluators = super().build_evaluator(cfg, dataset_name)
+        last = evaluators._evaluators[-1]
+        numbers = [n for n in last._stuff if n]
+        last._stuff |= dict(zip(numbers, [last._stuff[n] for n in reversed(numbers)], strict=True))
+        return evaluators
+
+
+def test_a_panoptic_evaluator_with_other_classes_is_caught(tmp_path):
+    verdict = ask(OracleGate(), pipeline(tmp_path, "panoptic", StuffOfTheOther), tmp_path)
+    assert verdict.status is Status.FAIL
+    assert "panoptic_seg PQ" in verdict.findings[0].measured

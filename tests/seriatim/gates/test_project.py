@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from dataset_tools.errors import InputError
+from dataset_tools.errors import InputError, run
 from seriatim.engine.trainer import Trainer
-from seriatim.gates.project import trainer_named
+from seriatim.gates import __main__ as gates_alone
+from seriatim.gates.project import import_project, trainer_named
 
-from ..engine.support import ROOT, command, write_config
+from ..engine.support import ROOT, command, write_classifier_config, write_config
 
 PROJECT = """
 from detectron2.data import DatasetMapper, build_detection_train_loader
@@ -72,6 +73,36 @@ def test_its_mapper_is_tested_without_an_edit(project, tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "mirrored" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_projects_keys_are_known(tmp_path):
+    config = write_classifier_config(tmp_path, MIXUP={"TEACHER_DECAY": 0.9})
+    config.write_text(config.read_text().replace("ImageClassifier", "ICTClassifier"))
+    words = [sys.executable, "-m", "seriatim.gates", "--config-file", config, "--gates", "oracle"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "MIXUP" in done.stderr
+    words += ["--project", "projects/Mixup/train_net.py"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ pass" in done.stdout
+
+
+def test_a_project_that_another_module_hides(tmp_path):
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(InputError, match="has the name of"):
+        import_project(str(tmp_path / "json.py"))
+    with pytest.raises(InputError, match="--project: there is no file"):
+        import_project("nowhere.py")
+
+
+def test_processes_that_train_together_are_told_to_the_gates(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr("seriatim.gates.entry.pass_gates", lambda *_, **words: told.update(words))
+    config = str(write_config(tmp_path))
+    words = ["gates", "--config-file", config, "SOLVER.MAX_ITER", "9", "--num-processes", "2"]
+    monkeypatch.setattr("sys.argv", words)
+    assert run(gates_alone.main) == 0
+    assert told["processes"] == 2
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
