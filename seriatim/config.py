@@ -50,6 +50,10 @@ def _add_data_keys(cfg: CfgNode) -> None:
     s.DATASET_WEIGHTS = ()
     # True: no augmentation and no shuffling; images are resized as in testing. To debug with.
     s.DETERMINISTIC_DEBUG = False
+    # > 0: sizes of images, levels, batch, steps and learning rate are chosen from the data and from
+    # the time of a step, for a training of so many minutes, where the config file itself and the
+    # command line leave them open; seriatim/engine/auto.py. Also `train_net.py --auto MINUTES`.
+    s.AUTO_MINUTES = 0.0
     # Decoded training images are kept in memory up to this many MiB per process (0: decode anew).
     s.CACHE_MIB = 0
     # Batches of landscape or of other images only waste less padding, but their order is no longer
@@ -414,6 +418,20 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         # What looks like a number can be meant as text (OUTPUT_DIR 2024): the key's type decides.
         _merge(cfg, _nest(key, value if isinstance(value, str) else text), "the command line")
     return cfg
+
+
+def explicit_keys(config_file: str | Path, overrides: Sequence[str] = ()) -> set[str]:
+    """The keys that a config file itself, not one of its bases, or the command line gives."""
+    values = yaml.load(find_config(config_file).read_text(encoding="utf-8"), Loader=_ConfigLoader)
+    return {*_leaves({k: v for k, v in (values or {}).items() if k != "_BASE_"}), *overrides[::2]}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        deeper = isinstance(value, Mapping)
+        keys += _leaves(value, f"{prefix}{key}.") if deeper else [f"{prefix}{key}"]
+    return keys
 
 
 def find_config(config_file: str | Path) -> Path:

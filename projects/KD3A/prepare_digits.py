@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put the four domains of digits into a folder: prepare_digits.py --from FOLDER [-o FOLDER].
+"""Put the four domains of digits into a folder, 32×32: prepare_digits.py --from FOLDER [-o FOLDER].
 
 The first FOLDER holds mnist.npz, usps.npz and mnist_m.npz, each with `images` (N, H, W[, 3]) uint8
 and `labels` (N,). optdigits (8×8, 1,797 images) comes with scikit-learn: UCI ML repository,
@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dataset_tools.errors import InputError, run
 from dataset_tools.files import atomic_path
 
+SIZE = 32  # px
 DOMAINS = ("mnist", "usps", "mnist_m")
 
 
@@ -45,9 +47,15 @@ def optdigits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def save(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    images = np.stack([scaled(image) for image in images])
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, images=images, labels=labels.astype(np.int64))
     print(f"{path}: {len(images)} images {'×'.join(map(str, images.shape[1:]))}")
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """(H, W[, 3]) uint8 → (32, 32[, 3]), bilinear: once here rather than in every epoch."""
+    return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from mixup.results import Group, Run, insert, load_run, table
+from mixup.results import Group, Run, load_run, table
 
 from dataset_tools.errors import InputError, run
 from dataset_tools.files import write_text
+from dataset_tools.table import insert
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs" / "fashion"

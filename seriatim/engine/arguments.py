@@ -9,6 +9,7 @@ EXAMPLES = """\
 examples:
   train                 train_net.py --config-file configs/Trees-TaskAligned.yaml
   change any key        train_net.py --config-file FILE SOLVER.MAX_ITER 500 OUTPUT_DIR output/long
+  without a recipe      train_net.py --config-file FILE --auto 10
   look before you leap  train_net.py --config-file FILE --dry-run
   go on after a stop    train_net.py --config-file FILE --resume
   evaluate only         train_net.py --config-file FILE --eval-only MODEL.WEIGHTS model_final.pth
@@ -57,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="remove what an earlier run left in OUTPUT_DIR, start anew",
     )
     parser.add_argument(
+        "--auto",
+        type=_minutes,
+        metavar="MINUTES",
+        help="choose sizes, levels, batch, steps and learning rate from the data, for a training "
+        "of so many minutes, gates apart; what the config file itself or KEY VALUE says stays",
+    )
+    parser.add_argument(
         "--num-gpus", type=count, default=1, metavar="N", help="GPUs per machine (default: 1)"
     )
     parser.add_argument(
@@ -102,4 +110,11 @@ def count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, not {value}")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"minutes above 0, not {text}")
     return value

@@ -25,6 +25,7 @@ from seriatim.data.checks import check_data
 from seriatim.data.classes import resolve_class_counts, resolve_num_classes
 from seriatim.data.loader import training_records
 from seriatim.data.statistics import resolve_normalisation
+from seriatim.engine.auto import resolve_auto
 from seriatim.engine.checkpointer import remove_leftovers
 from seriatim.engine.hooks.metric import MODES
 from seriatim.engine.logs import setup_logging
@@ -58,6 +59,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     setup_logging(None, comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
+    if getattr(args, "auto", None):
+        cfg.SERIATIM.AUTO_MINUTES = args.auto
     register_datasets(cfg)
     cfg.MODEL.DEVICE = str(choose_device(cfg.MODEL.DEVICE))
     resolve_num_classes(cfg)
@@ -68,6 +71,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     resolve_class_counts(cfg)
     resolve_best_metric(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    resolve_auto(cfg, args)
     resolve_schedule(cfg)
     resolve_seed(cfg, resume=getattr(args, "resume", False))
     cfg.freeze()

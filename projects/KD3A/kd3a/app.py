@@ -16,12 +16,22 @@ from dataset_tools.errors import InputError
 from kd3a.client_app import build_client_app
 from kd3a.config import STRATEGIES, rounds
 from kd3a.federation import Federation, Settings, run_rounds
+from kd3a.local import InProcessGrid, server_identity
 from kd3a.messages import SOURCE, TARGET
 from kd3a.party import PartyTrainer, TrainerParty
 from kd3a.strategies import KD3A, FedProx, Robust
 from seriatim.data.catalog import register_datasets
 from seriatim.engine.state import seed_everything
 from seriatim.engine.trainer import Trainer
+
+# Neither Flower nor Ray tells anyone that they are used.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Bytes. Ray would take a third of the memory; messages wait here, a few models at a time.
+OBJECT_STORE = 512 * 2**20
 
 
 def party_config(cfg: CfgNode, name: str) -> CfgNode:
@@ -57,7 +67,11 @@ def build_strategy(cfg: CfgNode) -> Federation:
     keys = cfg.KD3A
     check_config(cfg)
     settings = Settings(
-        list(keys.PARTIES), Path(cfg.OUTPUT_DIR), keys.DEADLINE, keys.FEWEST_SOURCES
+        list(keys.PARTIES),
+        Path(cfg.OUTPUT_DIR),
+        keys.DEADLINE,
+        keys.FEWEST_SOURCES,
+        keys.EVALUATE_EVERY,
     )
     match keys.STRATEGY:
         case "kd3a":
@@ -85,6 +99,12 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError(f"KD3A.VARIANT is {keys.VARIANT!r}; there are code and paper.")
     if len(set(keys.PARTIES)) < 2 or len(set(keys.PARTIES)) != len(keys.PARTIES):
         raise InputError("KD3A.PARTIES is a list of at least two different domains.")
+    if keys.EVALUATE_EVERY < 1:
+        raise InputError("KD3A.EVALUATE_EVERY is a number of rounds, 1 or more.")
+    if keys.ATTACK_DOMAIN and keys.ATTACK_DOMAIN not in keys.PARTIES:
+        raise InputError(f"KD3A.ATTACK_DOMAIN is {keys.ATTACK_DOMAIN!r}, which is no party.")
+    if not 0 <= keys.ATTACK_LEVEL <= 1:
+        raise InputError("KD3A.ATTACK_LEVEL is a share of a party's images, from 0 to 1.")
     if keys.STRATEGY == "kd3a" and keys.TARGET not in keys.PARTIES:
         raise InputError(
             f"KD3A.TARGET is {keys.TARGET!r}, which is none of KD3A.PARTIES"
@@ -104,6 +124,15 @@ def coordinate(cfg: CfgNode, grid: Grid) -> Result:
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     strategy = build_strategy(cfg)
     return run_rounds(strategy, strategy, grid, initial_weights(cfg), rounds(cfg))
+
+
+def simulate_here(cfg: CfgNode, trainer: type[Trainer] = PartyTrainer) -> Result:
+    """All parties and the coordinator in this process, one after the other: what `simulate` gives,
+    bit for bit, without the engine's processes."""
+    torch.set_num_threads(1)  # as the parties of `simulate`
+    parties = [open_party(cfg, name, trainer) for name in cfg.KD3A.PARTIES]
+    with server_identity():
+        return coordinate(cfg, InProcessGrid(parties))
 
 
 def simulate(cfg: CfgNode, processes: int) -> Result:
@@ -134,7 +163,8 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
         except BaseException as error:
             outcome.append(error)
 
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     run_simulation(
         server,
         build_client_app(find_party),
@@ -143,6 +173,7 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
             "client_resources": {"num_cpus": 1, "num_gpus": 0},
             "init_args": {
                 "num_cpus": processes,
+                "object_store_memory": OBJECT_STORE,
                 "include_dashboard": False,
                 "logging_level": "error",
             },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flwr.app import Context, Message
@@ -22,11 +23,12 @@ class Party(Protocol):
         """Train from the global weights on own labels for a round; the weights then."""
         ...
 
-    def distil(self, work: Work) -> tuple[State, Scalars]:
+    def distil(self, work: Work) -> tuple[State, Scalars, Mapping[str, State]]:
         """Train from the global weights on what the sources agree on; the weights then.
 
         The scalars hold `coverage`, the share of images with a consensus, and `focus`, what each
-        source added to it in the order of `work.sources`.
+        source added to it in the order of `work.sources`. The last are those of the sources'
+        tensors that voting has changed, by source.
         """
         ...
 
@@ -49,13 +51,15 @@ def build_client_app(find_party: Callable[[Context], Party], mods: Sequence[Mod]
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        party = find_party(context)
-        return _trained(message, party, party.train)
+        work, party = read(message), find_party(context)
+        weights, scalars = party.train(work)
+        return _trained(message, party, Work(work.round, weights, scalars, {}))
 
     @app.train("distil")
     def distil(message: Message, context: Context) -> Message:
-        party = find_party(context)
-        return _trained(message, party, party.distil)
+        work, party = read(message), find_party(context)
+        weights, scalars, sources = party.distil(work)
+        return _trained(message, party, Work(work.round, weights, scalars, sources))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -65,11 +69,7 @@ def build_client_app(find_party: Callable[[Context], Party], mods: Sequence[Mod]
     return app
 
 
-def _trained(
-    message: Message, party: Party, do: Callable[[Work], tuple[State, Scalars]]
-) -> Message:
-    work = read(message)
-    weights, scalars = do(work)
+def _trained(message: Message, party: Party, done: Work) -> Message:
     # By this name Flower's own strategies weight an update.
-    scalars = {**scalars, "num-examples": party.introduction.images}
-    return answer(message, Work(work.round, weights, scalars, {}))
+    scalars = {**done.scalars, "num-examples": party.introduction.images}
+    return answer(message, replace(done, scalars=scalars))

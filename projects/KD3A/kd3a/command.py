@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
 
 from dataset_tools.errors import InputError
 from dataset_tools.table import text_table
-from kd3a.app import check_config, simulate
+from kd3a.app import check_config, simulate, simulate_here
 from kd3a.federation import CHECKPOINT, HISTORY
 from seriatim.config import load_config
 from seriatim.engine.setup import setup
@@ -25,11 +29,7 @@ examples:
 def main() -> int:
     """Run or go on with a federation; print what it reached."""
     args = _parse()
-    plan = load_config(args.config_file, args.opts)
-    check_config(plan)
-    for key, kind in (("DATASETS.TRAIN", "train"), ("DATASETS.TEST", "test")):
-        args.opts += [key, str(tuple(f"{party}_{kind}" for party in plan.KD3A.PARTIES))]
-    cfg = setup(args)
+    cfg = open_config(args.config_file, args.opts)
     folder = Path(cfg.OUTPUT_DIR)
     if (folder / CHECKPOINT).exists() and not args.resume:
         raise InputError(
@@ -37,14 +37,33 @@ def main() -> int:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-    simulate(cfg, args.processes)
+    if args.in_process:
+        simulate_here(cfg)
+    else:
+        simulate(cfg, args.processes)
     print(summary(folder))
     return 0
 
 
+def open_config(file: str | Path, opts: Sequence[str]) -> CfgNode:
+    """The frozen config of a federation whose parties' data are all here."""
+    plan = load_config(str(file), list(opts))
+    check_config(plan)
+    datasets = []
+    for key, kind in (("DATASETS.TRAIN", "train"), ("DATASETS.TEST", "test")):
+        datasets += [key, str(tuple(f"{party}_{kind}" for party in plan.KD3A.PARTIES))]
+    return setup(argparse.Namespace(config_file=str(file), opts=[*opts, *datasets]))
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of the federation in `folder`."""
+    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def summary(folder: Path) -> str:
     """The last round of the federation in `folder` as a table."""
-    last = json.loads((folder / HISTORY).read_text(encoding="utf-8").splitlines()[-1])
+    last = history(folder)[-1]
     metrics: dict[str, dict[str, float]] = {}
     for key, value in last["metrics"].items():
         party, _, name = key.partition("/")
@@ -72,6 +91,12 @@ def _parse() -> argparse.Namespace:
         type=int,
         default=len(os.sched_getaffinity(0)),
         help="parties that work at the same time (default: %(default)s)",
+    )
+    add(
+        "--in-process",
+        action="store_true",
+        help="without Flower's engine: parties one after the other in this process, with the same"
+        " result; quicker where models are small",
     )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_args()

@@ -33,6 +33,14 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     k.PROXIMAL_MU = 0.01
     # Parties that krum, bulyan and trimmed mean bear.
     k.BAD_PARTIES = 1
+    # A source that lies, and the share of its images that it calls by the next class: to see what
+    # comes of it.
+    k.ATTACK_DOMAIN = ""
+    k.ATTACK_LEVEL = 0.0
+    # Rounds between evaluations of the global model at all parties; the last round has one.
+    k.EVALUATE_EVERY = 1
+    # Images of the target whose votes are drawn after each round; 0: none.
+    k.VOTE_PICTURES = 24
     # Seconds that parties have for their part of a round, and sources that it needs.
     k.DEADLINE = 600.0
     k.FEWEST_SOURCES = 1

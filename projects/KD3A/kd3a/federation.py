@@ -20,6 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_text
@@ -35,7 +36,7 @@ from kd3a.messages import (
     Work,
     read,
     read_introduction,
-    request,
+    requests,
 )
 from seriatim.engine.checkpointer import save_atomically
 
@@ -58,12 +59,18 @@ class Fault:
 
 @dataclass(frozen=True)
 class Update:
-    """A valid answer to a round; `message` is what it came in."""
+    """A valid answer to a round.
+
+    Attributes:
+        sources: of the target: those of the sources' tensors that voting has changed.
+        message: what it came in.
+    """
 
     weights: State
     scalars: Scalars
     images: int
     message: Message
+    sources: Mapping[str, State] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,12 +97,14 @@ class Settings:
         folder: where the coordinator keeps its checkpoint and its history.
         deadline: seconds that parties have for their part of a round.
         fewest_sources: a round with fewer valid updates ends the run.
+        evaluate_every: rounds between evaluations; the last round always has one.
     """
 
     parties: Sequence[str]
     folder: Path
     deadline: float = 3600.0
     fewest_sources: int = 1
+    evaluate_every: int = 1
 
 
 class Federation(Strategy):
@@ -113,8 +122,9 @@ class Federation(Strategy):
         self.settings = settings
         self.faults: list[Fault] = []
         self.progress = Progress(0, {})
-        self.losses: dict[str, dict[str, float]] = {}  # what parties measured in the last round
+        self.measured: dict[str, Scalars] = {}  # by the parties in training, in the last round
         self.grid: Grid | None = None
+        self._board: SummaryWriter | None = None
         self._nodes: dict[int, Introduction] = {}
         self._unmet: dict[int, str] = {}  # why a node could not introduce itself
 
@@ -155,10 +165,10 @@ class Federation(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self.grid = grid
+        self.grid, self.measured = grid, {}
         self.meet()
         work = Work(server_round, arrays.to_torch_state_dict(), self.scalars(), {})
-        return [request(TRAIN, node, work) for node, _ in self.present(SOURCE)]
+        return requests(TRAIN, [node for node, _ in self.present(SOURCE)], work)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -178,14 +188,13 @@ class Federation(Strategy):
                 " is saved: mend the parties and start the coordinator again."
             )
         weights = self.combine(server_round, updates)
-        self.losses = {name: _plain(update.scalars) for name, update in updates.items()}
         return ArrayRecord(dict(weights)), MetricRecord(dict(self.progress.shares))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         work = Work(server_round, arrays.to_torch_state_dict(), {}, {})
-        return [request(EVALUATE, node, work) for node, _ in self.present(SOURCE, TARGET)]
+        return requests(EVALUATE, [node for node, _ in self.present(SOURCE, TARGET)], work)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -279,6 +288,8 @@ class Federation(Strategy):
                 self.fault(number, who.name, str(error))
         for name in sorted(silent):
             self.fault(number, name, f"no answer within {self.settings.deadline:.0f} s")
+        if with_weights:
+            self.measured |= {name: update.scalars for name, update in answers.items()}
         return dict(sorted(answers.items()))
 
     def _valid(
@@ -291,7 +302,10 @@ class Federation(Strategy):
             raise ValueError(f"sent an update of round {work.round}")
         if with_weights:
             check_like(work.weights, self.progress.weights, "its update")
-        return Update(work.weights, work.scalars, who.images, message)
+        for name, changed in work.sources.items():
+            known = {key: v for key, v in self.progress.weights.items() if key in changed}
+            check_like(changed, known, f"what voting made of {name}")
+        return Update(work.weights, work.scalars, who.images, message, work.sources)
 
     def fault(self, number: int, party: str, what: str) -> None:
         self.faults.append(Fault(number, party, what))
@@ -322,7 +336,7 @@ class Federation(Strategy):
             "round": number,
             "seconds": round(seconds, 3),
             "shares": self.progress.shares,
-            "parties": self.losses,
+            "parties": {name: dict(scalars) for name, scalars in sorted(self.measured.items())},
             "metrics": dict(metrics),
             "faults": [
                 {"party": f.party, "what": f.what} for f in self.faults if f.round == number
@@ -332,7 +346,26 @@ class Federation(Strategy):
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [text for text in before if json.loads(text)["round"] < number]
         write_text(path, "\n".join([*kept, json.dumps(line)]) + "\n")
+        self._show(number, line)
         logger.info(f"round {number}: {json.dumps(line['metrics'])}")
+
+    def _show(self, number: int, line: Mapping[str, Any]) -> None:
+        """Show a line of the history in TensorBoard, a curve a party."""
+        if self._board is None:
+            # What rounds that are done again had told is taken back.
+            self._board = SummaryWriter(str(self.settings.folder), purge_step=number)
+        add = self._board.add_scalar
+        for party, share in line["shares"].items():
+            add(f"share/{party}", share, number)
+        for party, scalars in line["parties"].items():
+            for name, value in scalars.items():
+                if isinstance(value, int | float):
+                    add(f"{name}/{party}", value, number)
+        for key, value in line["metrics"].items():
+            party, _, name = key.partition("/")
+            add(f"{name}/{party}", value, number)
+        add("faults", len(line["faults"]), number)
+        self._board.flush()
 
 
 def run_rounds(
@@ -361,13 +394,11 @@ def run_rounds(
         work = strategy.configure_train(number, arrays, ConfigRecord(), grid)
         arrays, _ = strategy.aggregate_train(number, federation.ask(list(work)))
         federation.keep(number, arrays)
-        work = strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
-        metrics = strategy.aggregate_evaluate(number, federation.ask(list(work)))
+        metrics = MetricRecord()
+        if number % federation.settings.evaluate_every == 0 or number == rounds:
+            work = strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
+            metrics = strategy.aggregate_evaluate(number, federation.ask(list(work)))
         federation.tell(number, metrics, time.perf_counter() - start)
         result.evaluate_metrics_clientapp[number] = metrics
     result.arrays = ArrayRecord(federation.progress.weights)
     return result
-
-
-def _plain(scalars: Scalars) -> dict[str, float]:
-    return {key: value for key, value in scalars.items() if not isinstance(value, list)}

@@ -3,13 +3,14 @@
 query         to every party; it answers with its name, its role and its number of images
 train         to the sources: round and global weights; answer: round, new weights, loss
 train.distil  to the target: round, global weights, weights of each source; answer: round, new
-              weights, share of the images with a consensus, what each source added to it
+              weights, share of the images with a consensus, what each source added to it, and in
+              the variant "code" BatchNorm statistics of each source after its votes
 evaluate      to every party: round and global weights; answer: round, metrics
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -45,7 +46,8 @@ class Work:
     Attributes:
         round: from 1.
         weights: of the model; empty in answers about evaluation.
-        sources: weights of each source by its name, for the target only.
+        sources: weights of each source by its name, for the target only; in its answer those that
+            voting has changed.
         scalars: numbers that steer, or that were measured.
     """
 
@@ -55,8 +57,10 @@ class Work:
     sources: Mapping[str, State]
 
 
-def request(kind: str, node: int, work: Work) -> Message:
-    return Message(content=_pack(work), message_type=kind, dst_node_id=node)
+def requests(kind: str, nodes: Iterable[int], work: Work) -> list[Message]:
+    """The same work for each of `nodes`: packed once, and all messages hold that."""
+    content = _pack(work)
+    return [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
 
 
 def answer(to: Message, work: Work) -> Message:

@@ -21,16 +21,23 @@ class DigitsCNN(Backbone):
         width: channels of the first two convolutions; the third has twice as many.
         hidden: sizes of the fully connected layers.
         dropout: rate behind the first of these.
+        pools: halve the image by max pooling behind the first two convolutions; else these have a
+            stride of 2, which takes a third of the time.
     """
 
     def __init__(
-        self, channels: int, width: int, hidden: tuple[int, ...], dropout: float = 0.5
+        self,
+        channels: int,
+        width: int,
+        hidden: tuple[int, ...],
+        dropout: float = 0.5,
+        pools: bool = True,
     ) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            *_convolution(channels, width, nn.MaxPool2d(3, stride=2, padding=1)),
-            *_convolution(width, width, nn.MaxPool2d(3, stride=2, padding=1)),
-            *_convolution(width, 2 * width, nn.Identity()),
+            *_halving(channels, width, pools),
+            *_halving(width, width, pools),
+            *_convolution(width, 2 * width),
             nn.Flatten(),
         )
         sizes = (2 * width * 8 * 8, *hidden)
@@ -81,8 +88,8 @@ def build_digits_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_light_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The same, a quarter as wide and with one fully connected layer: for a CPU."""
-    return DigitsCNN(input_shape.channels, 16, (256,), dropout=0.0)
+    """The same, a quarter as wide, strided and with one fully connected layer: for a CPU."""
+    return DigitsCNN(input_shape.channels, 16, (256,), dropout=0.0, pools=False)
 
 
 @BACKBONE_REGISTRY.register()
@@ -91,10 +98,15 @@ def build_reviews_mlp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
     return ReviewsMLP()
 
 
-def _convolution(before: int, after: int, pool: nn.Module) -> list[nn.Module]:
+def _halving(before: int, after: int, pools: bool) -> list[nn.Module]:
+    if pools:
+        return [*_convolution(before, after), nn.MaxPool2d(3, stride=2, padding=1)]
+    return _convolution(before, after, stride=2)
+
+
+def _convolution(before: int, after: int, stride: int = 1) -> list[nn.Module]:
     return [
-        nn.Conv2d(before, after, kernel_size=5, padding=2),
+        nn.Conv2d(before, after, kernel_size=5, stride=stride, padding=2),
         nn.BatchNorm2d(after),
         nn.ReLU(),
-        pool,
     ]

@@ -7,25 +7,31 @@ kept, so that a round can be done again, and a killed federation goes on as if n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from kd3a.averaging import State
 from kd3a.config import rounds, shared_parts, steps
 from kd3a.messages import TARGET, Introduction, Scalars, Work
+from kd3a.pictures import draw_votes
 from kd3a.student import ConsensusStudent, Teachers
-from seriatim.data.loader import training_records
+from seriatim.data.loader import Mapper, training_records
+from seriatim.data.records import Record
 from seriatim.engine.state import seed_everything
 from seriatim.engine.trainer import Trainer
+from seriatim.visualization.sheet import write_image
 
 
 class PartyTrainer(Trainer):
@@ -39,6 +45,40 @@ class PartyTrainer(Trainer):
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
         curve = CosineParamScheduler(1.0, cfg.KD3A.END_LR / cfg.SOLVER.BASE_LR)
         return LRMultiplier(optimizer, curve, max_iter=cfg.SOLVER.MAX_ITER)
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode, is_train: bool, **overrides: Any) -> Mapper:
+        mapper = super().build_mapper(cfg, is_train, **overrides)
+        keys = cfg.KD3A
+        lies = f"{keys.ATTACK_DOMAIN}_train" in cfg.DATASETS.TRAIN and keys.ATTACK_LEVEL > 0
+        return Mislabelling.of(cfg, mapper) if is_train and lies else mapper
+
+
+@dataclass(frozen=True)
+class Mislabelling:
+    """A mapper that calls some images by the class after their own (the last by the first).
+
+    The public code does so to the first images of every batch, which are others in each epoch, so
+    that every image is right at times; here the images are drawn once.
+    """
+
+    mapper: Mapper
+    images: frozenset[int]
+    classes: int
+
+    @classmethod
+    def of(cls, cfg: CfgNode, mapper: Mapper) -> Mislabelling:
+        """KD3A.ATTACK_LEVEL of the images of DATASETS.TRAIN, drawn by SEED."""
+        ids = np.sort([record["image_id"] for record in training_records(cfg)[1]])
+        count = round(cfg.KD3A.ATTACK_LEVEL * len(ids))
+        drawn = np.random.default_rng(cfg.SEED).choice(ids, count, replace=False)
+        return cls(mapper, frozenset(drawn.tolist()), cfg.MODEL.CLASSIFIER.NUM_CLASSES)
+
+    def __call__(self, record: Record) -> Record:
+        mapped = self.mapper(record)
+        if record["image_id"] in self.images:
+            mapped["label"] = (mapped["label"] + 1) % self.classes
+        return mapped
 
 
 class TrainerParty:
@@ -68,7 +108,7 @@ class TrainerParty:
 
         return self._round(work, prepare)
 
-    def distil(self, work: Work) -> tuple[State, Scalars]:
+    def distil(self, work: Work) -> tuple[State, Scalars, Mapping[str, State]]:
         teachers = None
 
         def prepare(model: nn.Module) -> None:
@@ -81,17 +121,43 @@ class TrainerParty:
 
         weights, scalars = self._round(work, prepare)
         account = {"coverage": teachers.coverage, "focus": teachers.focus().tolist()}
-        return weights, {**scalars, **account}
+        statistics = zip(work.sources, map(_clone, teachers.statistics()), strict=True)
+        found = weights, {**scalars, **account}, dict(statistics)
+        if self._cfg.KD3A.VOTE_PICTURES:
+            self._draw_votes(work, teachers)
+        return found
 
     def evaluate(self, work: Work) -> Scalars:
         model = self._model_of(work.weights, round_=work.round + 1)
         results = self._trainer.test(self._cfg, model)
-        return {
+        found = {
             key: float(value)
             for metrics in results.values()
             for key, value in metrics.items()
             if isinstance(value, int | float) and math.isfinite(value)
         }
+        with SummaryWriter(self._cfg.OUTPUT_DIR) as board:
+            for name, value in found.items():
+                board.add_scalar(f"global/{name}", value, self._last_step(work.round))
+        return found
+
+    def _last_step(self, round_: int) -> int:
+        """Where TensorBoard shows what a round led to. It is one of the round's own, so that a
+        round that is done again replaces it."""
+        return round_ * self._steps - 1
+
+    def _draw_votes(self, work: Work, teachers: Teachers) -> None:
+        """Write votes.png, of the first training images, and show it in TensorBoard."""
+        name = self._cfg.DATASETS.TRAIN[0]
+        records = DatasetCatalog.get(name)[: self._cfg.KD3A.VOTE_PICTURES]
+        mapper = self._trainer.build_mapper(self._cfg, is_train=False)
+        images = teachers.models[0].pixels([mapper(record) for record in records])
+        classes = MetadataCatalog.get(name).thing_classes
+        picture = draw_votes(teachers, images, records, list(work.sources), classes)
+        write_image(Path(self._cfg.OUTPUT_DIR) / "votes.png", picture)
+        with SummaryWriter(self._cfg.OUTPUT_DIR) as board:
+            step = self._last_step(work.round)
+            board.add_image("votes", picture, step, dataformats="HWC")
 
     # A round
 
@@ -183,6 +249,10 @@ class _MeanLoss(HookBase):
     @property
     def mean(self) -> float:
         return sum(self._losses) / len(self._losses)
+
+
+def _clone(state: State) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in _cpu(state).items()}
 
 
 def _cpu(state: State) -> dict[str, torch.Tensor]:

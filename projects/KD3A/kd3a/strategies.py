@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from flwr.serverapp.strategy import Strategy
@@ -12,7 +13,7 @@ from dataset_tools.errors import InputError
 from kd3a.averaging import State
 from kd3a.federation import Federation, Settings, Update
 from kd3a.focus import domain_weights
-from kd3a.messages import DISTIL, TARGET, Scalars, Work, request
+from kd3a.messages import DISTIL, TARGET, Scalars, Work, requests
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,11 @@ class KD3A(Federation):
             torch.tensor([update.images for update in updates.values()]) if self._by_size else None,
         )
         self._shares = dict(zip(everyone, shares.tolist(), strict=True))
-        return super().combine(round_, {name: student, **updates})
+        voted = {
+            source: replace(update, weights={**update.weights, **student.sources.get(source, {})})
+            for source, update in updates.items()
+        }
+        return super().combine(round_, {name: student, **voted})
 
     def shares(self, updates: Mapping[str, Update]) -> dict[str, float]:
         return self._shares
@@ -63,7 +68,7 @@ class KD3A(Federation):
         for node, who in self.present(TARGET):
             scalars = {"gate": self.gate(round_)}
             work = Work(round_, self.progress.weights, scalars, sources)
-            replies = self.ask([request(DISTIL, node, work)])
+            replies = self.ask(requests(DISTIL, [node], work))
             updates = self.accept(round_, [who.name], replies)
             if who.name in updates:
                 return who.name, updates[who.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd3a.focus import (
     MOST_EXACT,
@@ -59,23 +59,42 @@ class Teachers:
         for model in self.models:
             model.eval()
             # The public code leaves the sources in training mode: their BatchNorms normalise the
-            # target's images by the target's own statistics.
-            _use_batch_statistics(model, self.variant == "code")
+            # target's images by these images' statistics, and draw their own towards them.
+            for norm in _norms(model) if self.variant == "code" else ():
+                norm.train()
 
     @torch.no_grad()
     def vote(self, images: Tensor) -> Consensus:
         """The consensus on normalised `images`, (N, C, H, W); adds it to the account."""
-        probabilities = torch.stack([m.logits(images).float().softmax(-1) for m in self.models], 1)
-        consensus = knowledge_vote(probabilities, self.gate, self.variant)
+        probabilities, consensus = self.look(images)
         self.worth += coalition_values(probabilities, self.gate, self._members, self.variant)
         self.images += len(images)
         self.covered += consensus.coverage * len(images)
         return consensus
 
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Consensus]:
+        """(N, K, C) probabilities and the consensus on normalised `images`, for no account."""
+        probabilities = torch.stack([m.logits(images).float().softmax(-1) for m in self.models], 1)
+        return probabilities, knowledge_vote(probabilities, self.gate, self.variant)
+
     @property
     def coverage(self) -> float:
         """Share of the images so far on which a source was confident."""
         return self.covered / max(1, self.images)
+
+    def statistics(self) -> list[dict[str, Tensor]]:
+        """Of each source the BatchNorm statistics that voting has changed: none in "paper"."""
+        if self.variant == "paper":
+            return [{} for _ in self.models]
+        return [
+            {
+                name: value
+                for name, value in model.state_dict().items()
+                if name.endswith((".running_mean", ".running_var"))
+            }
+            for model in self.models
+        ]
 
     def focus(self) -> Tensor:
         """(K,) float64: what each source has added to the votes so far."""
@@ -131,9 +150,5 @@ class ConsensusStudent(ImageClassifier):
         return {"loss_consensus": loss}
 
 
-def _use_batch_statistics(model: torch.nn.Module, yes: bool) -> None:
-    """Let BatchNorms normalise by their batch, without keeping its statistics."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and yes:
-            module.train()
-            module.momentum = 0.0
+def _norms(model: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))

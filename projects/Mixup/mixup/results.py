@@ -14,7 +14,6 @@ from dataset_tools.errors import InputError
 from dataset_tools.files import write_json
 
 LEVEL = 0.05
-MARKS = "<!-- written by table.py -->\n", "\n<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,3 @@ def _p(value: float | None) -> str:
     shown = "< 0.001" if value < 0.001 else f"{value:.3f}"
     return f"**{shown}**" if value < LEVEL else shown
 
-
-def insert(page: str, text: str) -> str:
-    """`page` with `text` between its MARKS. InputError if it has none."""
-    head, first, rest = page.partition(MARKS[0])
-    _, last, tail = rest.partition(MARKS[1])
-    if not first or not last:
-        raise InputError(f"The page has no place for the table, {MARKS[0]}…{MARKS[1]}.")
-    return f"{head}{first}{text}{last}{tail}"

@@ -42,10 +42,14 @@ class Counter:
         self.asked.append(f"distil {work.round} {work.scalars['gate']:.3f}")
         close = [1 / (1 + abs(float(s["weight"][0]) - self.number)) for s in work.sources.values()]
         mean = torch.stack([s["weight"] for s in work.sources.values()]).mean(0)
-        return {"weight": mean, "batches": work.weights["batches"] + 1}, {
-            "coverage": 0.5,
-            "focus": close,
-        }
+        return (
+            {"weight": mean, "batches": work.weights["batches"] + 1},
+            {
+                "coverage": 0.5,
+                "focus": close,
+            },
+            {},
+        )
 
     def evaluate(self, work: Work):
         return {"distance": float((work.weights["weight"] - self.number).abs().mean())}
@@ -92,7 +96,7 @@ def test_kd3a_is_the_plain_loop(tmp_path):
     state, shares = model(), None
     for _ in range(3):
         sources = {m.introduction.name: m.train(Work(1, state, {}, {}))[0] for m in parties()[:3]}
-        student, scalars = parties()[3].distil(Work(1, state, {"gate": 0.9}, sources))
+        student, scalars, _ = parties()[3].distil(Work(1, state, {"gate": 0.9}, sources))
         focus = torch.tensor(scalars["focus"], dtype=torch.float64)
         shares = domain_weights(focus, scalars["coverage"], shares)
         state = average([student, *sources.values()], shares)
@@ -235,9 +239,9 @@ def test_a_party_that_dies_and_comes_back_under_another_node(tmp_path):
         if kind == "evaluate" and name == "a":
             number = read(request).round
             if number == 1:
-                del grid.members[101]  # b dies after the first round
+                del grid.parties[101]  # b dies after the first round
             if number == 2:
-                grid.members[500] = members[1]
+                grid.parties[500] = members[1]
         return reply
 
     grid.spoil = script

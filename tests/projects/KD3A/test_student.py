@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -131,23 +133,38 @@ def test_paper_leaves_one_out():
         assert asked.focus()[source].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_teachers_are_asked_as_the_variant_says_and_stay_as_they_are():
+def test_teachers_are_asked_as_the_variant_says():
     images = student(0).pixels(batch())
     outputs = {}
     for variant in ("code", "paper"):
         asked = teachers(variant)
         before = [{k: v.clone() for k, v in m.state_dict().items()} for m in asked.models]
         asked.vote(images)
-        for model, state in zip(asked.models, before, strict=True):
+        changed = asked.statistics()
+        for model, state, statistics in zip(asked.models, before, changed, strict=True):
             for name, value in model.state_dict().items():
                 if not name.endswith("num_batches_tracked"):
-                    assert torch.equal(value, state[name]), name
+                    assert torch.equal(value, state[name]) == (name not in statistics), name
         outputs[variant] = plain_probabilities(asked, images)
     evaluated = torch.stack(
         [student(10 + i).eval().logits(images).softmax(-1) for i in range(3)], 1
     )
     torch.testing.assert_close(outputs["paper"], evaluated)
     assert (outputs["code"] - outputs["paper"]).abs().max() > 0.01
+
+
+def test_voting_draws_the_statistics_of_sources_to_the_targets():
+    images = student(0).pixels(batch(24))
+    asked = teachers("code")
+    by_hand = copy.deepcopy(asked.models[0]).train()
+    for _ in range(2):
+        asked.vote(images)
+        by_hand.logits(images)
+    expected = by_hand.state_dict()
+    assert asked.statistics()[0].keys() == {n for n in expected if ".running_" in n}
+    for name, value in asked.statistics()[0].items():
+        torch.testing.assert_close(value, expected[name])
+    assert teachers("paper").statistics() == [{}, {}, {}]
 
 
 def test_without_teachers_it_is_a_classifier():

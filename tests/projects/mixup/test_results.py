@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixup.results import MARKS, Group, Run, holm, images_p, insert, load_run, seeds_p, table
+from mixup.results import Group, Run, holm, images_p, load_run, seeds_p, table
 from scipy import stats
 
 from dataset_tools.errors import InputError
+from dataset_tools.table import MARKS, insert
 
 IMAGES = 200
 PROJECT = Path(__file__).parents[3] / "projects" / "Mixup"
