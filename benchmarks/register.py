@@ -67,7 +67,7 @@ def with_seriatim(path: Path) -> Sequence[Any]:
 
     cfg = get_cfg()
     cfg.SERIATIM.DATASETS = [
-        {"NAME": "made_up", "JSON": str(path), "IMAGES": str(path.parent / "images")}
+        {"NAME": "made_up", "JSON": str(path), "IMAGES": str(path.parents[1] / "images")}
     ]
     register_datasets(cfg)
     return DatasetCatalog.get("made_up")
@@ -76,7 +76,7 @@ def with_seriatim(path: Path) -> Sequence[Any]:
 def with_detectron2(path: Path) -> Sequence[Any]:
     from detectron2.data.datasets import load_coco_json
 
-    return load_coco_json(str(path), str(path.parent / "images"), "made_up")
+    return load_coco_json(str(path), str(path.parents[1] / "images"), "made_up")
 
 
 LOADERS = {"seriatim": with_seriatim, "detectron2": with_detectron2}
