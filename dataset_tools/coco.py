@@ -14,6 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -33,13 +34,14 @@ from dataset_tools.rle import (
 if TYPE_CHECKING:
     import msgspec
 
-    from dataset_tools.coco_entries import AnnotationEntry, ImageEntry
+    from dataset_tools.coco_lines import Lines
 
 Segmentation = list[list[float]] | dict[str, Any]
 
+LARGEST = 2**53  # whole numbers beyond are not all floats
+IMAGES_AT_ONCE = 64  # that are encoded together
 # Keys that COCO gives to an image besides those of `Image`; kept in `attributes`, written where
 # they were.
-LARGEST = 2**53  # whole numbers beyond are not all floats
 IMAGE_EXTRAS = ("license", "flickr_url", "coco_url", "date_captured")
 
 
@@ -79,7 +81,7 @@ class Image:
     file_name: str  # POSIX path relative to the image root
     width: int
     height: int
-    annotations: list[Annotation] = field(default_factory=list)
+    annotations: Sequence[Annotation] = field(default_factory=list)  # or `columns.Columns`
     split: str | None = None
     id: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -153,19 +155,16 @@ def annotation_area(annotation: Annotation) -> float:
 class CocoWriter:
     """Writes images as they come, so that the memory used does not grow with the dataset.
 
-    `add` appends to anonymous files in `folder`; `write` joins them. Category ids are given at the
-    end, when all names are known (several files, say train and val, can then share them).
-    With `keep_ids` images, annotations and categories keep the ids they carry.
+    `add` appends to anonymous files in `folder`; `write` joins them. Ids are given at the end:
+    those of categories when all names are known (several files, say train and val, can then share
+    them). With `keep_ids` images, annotations and categories keep the ids they carry.
     """
 
     def __init__(self, folder: str | Path, keep_ids: bool = False) -> None:
-        from dataset_tools import coco_entries
-
-        self._entries = coco_entries
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._images, self._annotations, self._categories = (
+        self._images, self._counts, self._annotations, self._categories = (
             tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-            for _ in range(3)
+            for _ in range(4)
         )
         self._keep_ids = keep_ids
         self._numbers = _Numbers()  # of category names
@@ -175,48 +174,24 @@ class CocoWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._images.close()
-        self._annotations.close()
-        self._categories.close()
+        for file in (self._images, self._counts, self._annotations, self._categories):
+            file.close()
 
     @property
     def category_names(self) -> set[str]:
         """Names of all categories that annotations added so far have."""
         return set(self._numbers)
 
-    def add(self, image: Image) -> None:
-        """Append an image and its annotations. InputError for what COCO JSON cannot express."""
-        where = image.source or image.file_name
-        if not image.file_name:
-            raise InputError(f"{where}: the image has no file name.")
-        if image.width < 1 or image.height < 1:
-            raise InputError(
-                f"{where}: the size of {image.file_name} is {image.width}×{image.height}, "
-                "but an image has at least one pixel. Give the images or mend the recorded size."
-            )
-        self._num_images += 1
-        self._num_empty += not image.annotations
-        image_id = self._id(image.id, self._num_images, where)
-        self._images.write(encode_json(self._entries.image_entry(image, image_id), where) + b"\n")
-        if image.annotations:
-            self._add_annotations(image, image_id)
-
-    def _add_annotations(self, image: Image, image_id: int) -> None:
-        """Append the entries of an image's annotations to one file, and to another the numbers of
-        their categories, which have no ids yet."""
-        annotations, number_of = image.annotations, self._numbers
-        first = self._num_annotations + 1
-        self._num_annotations += len(annotations)
-        ids: Iterable[int] = range(first, first + len(annotations))
-        if self._keep_ids:
-            ids = [self._id(a.id, 0, _place(a, image)) for a in annotations]
-        entry_of = self._entries.annotation_entry
-        entries = [
-            entry_of(annotation, annotation_id, image_id)
-            for annotation, annotation_id in zip(annotations, ids, strict=True)
-        ]
-        self._annotations.write(_encode_lines(entries, annotations, image))
-        self._categories.write(array("I", [number_of[a.category] for a in annotations]).tobytes())
+    def add(self, lines: Lines) -> None:
+        """Append images and their annotations, as `coco_lines.encode_images` gives them."""
+        self._num_images += len(lines.counts)
+        self._num_annotations += len(lines.numbers)
+        self._num_empty += lines.counts.count(0)
+        numbers = [self._numbers[name] for name in lines.categories]
+        self._images.write(lines.images)
+        self._counts.write(lines.counts.tobytes())
+        self._annotations.write(lines.annotations)
+        self._categories.write(array("I", map(numbers.__getitem__, lines.numbers)).tobytes())
 
     def write(
         self,
@@ -245,13 +220,10 @@ class CocoWriter:
             entries = (encode_json(_category_entry(c, ids[c.name]), c.name) for c in categories)
             _write_list(out, b"categories", entries)
             out.write(b",\n")
-            _write_list(out, b"images", (line[:-1] for line in _rewound(self._images)))
+            _write_list(out, b"images", self._image_entries())
             out.write(b",\n")
             counts = [0] * len(beginnings)
-            entries = _with_beginnings(
-                beginnings, _rewound(self._categories), _rewound(self._annotations), counts
-            )
-            _write_list(out, b"annotations", entries)
+            _write_list(out, b"annotations", self._annotation_entries(beginnings, counts))
             out.write(b"\n}\n")
         return Summary(
             path=Path(path),
@@ -261,12 +233,36 @@ class CocoWriter:
             per_category=dict.fromkeys(ids, 0) | dict(zip(self._numbers, counts, strict=True)),
         )
 
-    def _id(self, own: int | None, counted: int, where: str) -> int:
-        if not self._keep_ids:
-            return counted
-        if own is None:
-            raise InputError(f"{where}: ids are to be kept, but there is none here.")
-        return own
+    def _image_entries(self) -> Iterator[bytes]:
+        lines = _rewound(self._images)
+        if self._keep_ids:
+            return (b"{" + line[:-1] for line in lines)
+        return (b'{"id":%d,%b' % (id_, line[:-1]) for id_, line in enumerate(lines, start=1))
+
+    def _annotation_entries(
+        self, beginnings: Sequence[bytes], counts: list[int]
+    ) -> Iterator[bytes]:
+        """Entries with that of the `beginnings` which the number of their category says; how often
+        each is said is added to `counts`."""
+        lines = iter(_rewound(self._annotations))
+        of_image = enumerate(chain.from_iterable(_blocks_in(self._counts)), start=1)
+        image_ids = chain.from_iterable(itertools.starmap(itertools.repeat, of_image))
+        ids = itertools.count(1)
+        for block in _blocks_in(self._categories):
+            for number, count in Counter(block).items():
+                counts[number] += count
+            if self._keep_ids:
+                yield from (
+                    beginnings[n] + line[:-1] for n, line in zip(block, lines, strict=False)
+                )
+            else:
+                for number, id_, image_id, line in zip(block, ids, image_ids, lines, strict=False):
+                    yield b'%b"id":%d,"image_id":%d,%b' % (
+                        beginnings[number],
+                        id_,
+                        image_id,
+                        line[:-1],
+                    )
 
     def _category_ids(self, categories: Sequence[Category]) -> dict[str, int]:
         ids: dict[str, int] = {}
@@ -277,7 +273,11 @@ class CocoWriter:
                 raise InputError(
                     f"The category name {category.name!r} is declared twice. Rename one of them."
                 )
-            ids[category.name] = self._id(category.id, position, f"category {category.name!r}")
+            if self._keep_ids and category.id is None:
+                raise InputError(
+                    f"category {category.name!r}: ids are to be kept, but there is none here."
+                )
+            ids[category.name] = category.id if self._keep_ids else position
         return ids
 
 
@@ -295,9 +295,12 @@ def write_coco(
     of `categories`, or of the sorted names seen if that is None. `keep_ids` keeps those of the
     records.
     """
+    from dataset_tools.coco_lines import lines_of
+
+    images = iter(images)
     with atomic_path(path) as temporary, CocoWriter(temporary.parent, keep_ids) as writer:
-        for image in images:
-            writer.add(image)
+        while some := list(islice(images, IMAGES_AT_ONCE)):
+            writer.add(lines_of(some, keep_ids))
         summary = writer.write(temporary, categories, info, licenses)
     summary.path = Path(path)
     return summary
@@ -604,10 +607,6 @@ def _id_of(entry: Any) -> str:
     return f"(id {entry['id']}) " if isinstance(entry, dict) and "id" in entry else ""
 
 
-def _place(annotation: Annotation, image: Image) -> str:
-    return annotation.source or image.source or image.file_name
-
-
 def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
     entry = {"id": category_id, "name": category.name, "supercategory": category.supercategory}
     if category.keypoints:
@@ -619,7 +618,7 @@ def _category_entry(category: Category, category_id: int) -> dict[str, Any]:
 def encode_json(value: Any, where: str) -> bytes:
     """`value` as compact JSON in UTF-8. InputError that names `where` for what JSON cannot hold."""
     try:
-        encoded = _encoder().encode(value)
+        encoded = json_encoder().encode(value)
         if b"null" not in encoded:
             return encoded
         # NaN and infinity have become null: the slow way tells them from None, and refuses them.
@@ -643,33 +642,17 @@ def encode_json(value: Any, where: str) -> bytes:
         ) from error
 
 
-def _plain(entry: AnnotationEntry | ImageEntry) -> dict[str, Any]:
+def _plain(entry: msgspec.Struct) -> dict[str, Any]:
     from msgspec import UNSET, structs
 
     return {key: value for key, value in structs.asdict(entry).items() if value is not UNSET}
 
 
 @functools.cache
-def _encoder() -> msgspec.json.Encoder:
+def json_encoder() -> msgspec.json.Encoder:
     import msgspec
 
     return msgspec.json.Encoder()
-
-
-def _encode_lines(
-    entries: Sequence[AnnotationEntry], annotations: Sequence[Annotation], image: Image
-) -> bytes:
-    """Entries as JSON, one a line. InputError that names the annotation as `encode_json` has it."""
-    try:
-        lines = _encoder().encode_lines(entries)
-        if b"null" not in lines:
-            return lines
-    except (UnicodeEncodeError, TypeError, OverflowError):
-        pass
-    return b"".join(
-        encode_json(entry, _place(annotation, image)) + b"\n"
-        for entry, annotation in zip(entries, annotations, strict=True)
-    )
 
 
 class _Numbers(dict[str, int]):
@@ -680,16 +663,11 @@ class _Numbers(dict[str, int]):
         return number
 
 
-def _with_beginnings(
-    beginnings: Sequence[bytes], numbers: IO[bytes], lines: IO[bytes], counts: list[int]
-) -> Iterator[bytes]:
-    """Entries in `lines` with that beginning instead of their brace which `numbers` says; how
-    often each is said is added to `counts`."""
-    while block := array("I", numbers.read(4096)):
-        for number, count in Counter(block).items():
-            counts[number] += count
-        for number, line in zip(block, lines, strict=False):
-            yield beginnings[number] + line[1:-1]
+def _blocks_in(file: IO[bytes]) -> Iterator[array[int]]:
+    """The numbers that were written to a file, some at a time."""
+    file.seek(0)
+    while block := file.read(4096):
+        yield array("I", block)
 
 
 def _rewound(file: IO[bytes]) -> IO[bytes]:
@@ -701,7 +679,7 @@ def _write_list(out: IO[bytes], key: bytes, entries: Iterable[bytes]) -> None:
     out.write(b'"%b": [' % key)
     entries = iter(entries)
     separator = b"\n"
-    while block := list(itertools.islice(entries, 256)):
+    while block := list(islice(entries, 256)):
         out.write(separator + b",\n".join(block))
         separator = b",\n"
     out.write(b"\n]")

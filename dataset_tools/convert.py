@@ -11,15 +11,17 @@ import os
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dataset_tools import __version__
 from dataset_tools.arguments import positive
-from dataset_tools.coco import CocoWriter, Image, Summary
+from dataset_tools.coco import IMAGES_AT_ONCE, CocoWriter, Image, Summary
 from dataset_tools.errors import InputError
 from dataset_tools.files import atomic_path
 from dataset_tools.formats import Format, Plan, get_format, recognise
@@ -28,6 +30,9 @@ from dataset_tools.notes import Notes
 from dataset_tools.parallel import default_workers, ordered_map
 from dataset_tools.progress import track
 from dataset_tools.table import text_table
+
+if TYPE_CHECKING:
+    from dataset_tools.coco_lines import Encoded
 
 EPILOG = """\
 examples:
@@ -93,7 +98,8 @@ def convert_dataset(
         plan = chosen.plan(path, notes, images=Path(images) if images else None, **options)
     if plan.embedded:
         plan.image_root = output / EMBEDDED_IMAGES
-    records = _read(plan, notes, workers, skip_errors)
+    reader = _Reader.of(plan, skip_errors, fractions, seed)
+    parts = _read(plan, notes, workers, reader)
     info = {
         "description": f"made from {chosen.title} by dataset_tools",
         "format": chosen.name,
@@ -105,9 +111,9 @@ def convert_dataset(
     }
     if fractions:
         info["split"] = {"fractions": dict(fractions), "seed": seed}
-        records = _resplit(records, fractions, seed)
+        parts = _once(parts)
     with _without_collector():
-        files = _write(records, plan, output, info, notes)
+        files = _write(parts, plan, output, info, notes)
     return Conversion(chosen, plan, files, notes, evidence)
 
 
@@ -216,43 +222,81 @@ def _choose(name: str, path: Path) -> tuple[Format, str]:
     )
 
 
-def _read(plan: Plan, notes: Notes, workers: int, skip_errors: bool) -> Iterator[Image]:
-    reader = _ChunkReader(plan, skip_errors)
+def _read(plan: Plan, notes: Notes, workers: int, reader: _Reader) -> Iterator[Encoded]:
+    """The lines of all images, read (and encoded) by several processes where that helps."""
+    chunk = 1 if plan.embedded else IMAGES_AT_ONCE  # image files, unlike labels, fill the memory
 
-    workers = workers if plan.parallel else 1
-    chunk = 1 if plan.embedded else 64  # image files, unlike labels, fill the memory
-
-    def images() -> Iterator[Image]:
-        if plan.streams and not skip_errors:
+    def parts() -> Iterator[Encoded]:
+        if plan.streams and not reader.skip_errors:
             for item in plan.items:
-                yield from plan.read(item, notes)
+                yield from reader.stream(item, notes)
             return
-        for part, found in ordered_map(reader, plan.items, workers, chunk):
+        for part, found in ordered_map(reader, plan.items, workers if plan.parallel else 1, chunk):
             notes.merge(found)
-            yield from part
+            yield part
 
-    return track(images(), len(plan.items), "reading")
+    return track(parts(), -(-len(plan.items) // chunk), "reading")
 
 
-class _ChunkReader:
+@dataclass
+class _Reader:
     """Reads some items of a plan; depends on nothing but them, in whichever process it runs."""
 
-    def __init__(self, plan: Plan, skip_errors: bool) -> None:
-        self._read = plan.read
-        self._skip_errors = skip_errors
+    read: Callable[[Any, Notes], Iterable[Image]]
+    keep_ids: bool
+    skip_errors: bool
+    assign: Callable[[str], str] | None  # the new split of a file name; None: the source's
 
-    def __call__(self, items: Sequence[Any]) -> tuple[list[Image], Notes]:
+    @classmethod
+    def of(
+        cls, plan: Plan, skip_errors: bool, fractions: Mapping[str, float] | None, seed: int
+    ) -> Self:
+        """For a plan, by the arguments of `convert_dataset`."""
+        from dataset_tools.split import assign_split
+
+        assign = partial(assign_split, fractions=fractions, seed=seed) if fractions else None
+        return cls(plan.read, plan.keep_ids, skip_errors, assign)
+
+    def __call__(self, items: Sequence[Any]) -> tuple[Encoded, Notes]:
         notes = Notes()
         images: list[Image] = []
-        for item in items:
-            try:
-                # A list first: of an item that fails half-way nothing is taken.
-                images += list(self._read(item, notes))
-            except InputError as error:
-                if not self._skip_errors:
-                    raise
-                notes.drop("item that cannot be read (--on-error skip)", str(error))
-        return images, notes
+        with _without_collector():
+            for item in items:
+                try:
+                    # A list first: of an item that fails half-way nothing is taken.
+                    images += list(self.read(item, notes))
+                except InputError as error:
+                    if not self.skip_errors:
+                        raise
+                    notes.drop("item that cannot be read (--on-error skip)", str(error))
+            return self._encoded(images), notes
+
+    def stream(self, item: Any, notes: Notes) -> Iterator[Encoded]:
+        """What is in an item that may be as large as the dataset."""
+        images = iter(self.read(item, notes))
+        while some := list(islice(images, IMAGES_AT_ONCE)):
+            yield self._encoded(some)
+
+    def _encoded(self, images: list[Image]) -> Encoded:
+        from dataset_tools.coco_lines import encode_images
+
+        if self.assign is not None:
+            for image in images:
+                image.split = self.assign(image.file_name)
+        return encode_images(images, self.keep_ids)
+
+
+def _once(parts: Iterable[Encoded]) -> Iterator[Encoded]:
+    """A reader yields an image of several splits once for each: of those all but the first are left
+    out."""
+    seen: set[int] = set()
+    for part in parts:
+        for split, lines in part.splits.items():
+            keys = list(map(hash, zip(lines.names, lines.places, strict=True)))
+            again = {i for i, key in enumerate(keys) if key in seen or seen.add(key)}
+            if again:
+                part.splits[split] = lines.without(again)
+        yield part
 
 
 @contextmanager
@@ -268,39 +312,28 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _resplit(images: Iterable[Image], fractions: Mapping[str, float], seed: int) -> Iterator[Image]:
-    from dataset_tools.split import assign_split
-
-    seen: set[str] = set()
-    for image in images:
-        # A reader yields an image of several splits once for each, one after the other.
-        key = f"{image.file_name}\0{image.source}"
-        if key in seen:
-            continue
-        seen.add(key)
-        image.split = assign_split(image.file_name, fractions, seed)
-        yield image
-
-
 def _write(
-    images: Iterable[Image], plan: Plan, output: Path, info: dict[str, Any], notes: Notes
+    parts: Iterable[Encoded], plan: Plan, output: Path, info: dict[str, Any], notes: Notes
 ) -> dict[str, Summary]:
     """Write a file for each split; none appears before all are whole."""
     with ExitStack() as stack:
         writers: dict[str | None, CocoWriter] = {}
         embedded = stack.enter_context(_ImageFiles(output / EMBEDDED_IMAGES))
         seen: set[int] = set()  # hashes, for names take a multiple of their memory
-        for image in images:
-            key = hash((image.split, image.file_name))
-            if key in seen:
-                # One image, two label files: both are kept, for which one is right we cannot know.
-                notes.suspect("image that is there twice (kept twice)", f"{image.source}")
-            seen.add(key)
-            if image.split not in writers:
-                writer = CocoWriter(output, keep_ids=plan.keep_ids)
-                writers[image.split] = stack.enter_context(writer)
-            writers[image.split].add(image)
-            if image.content is not None:
+        for part in parts:
+            for split, lines in part.splits.items():
+                for name, place in zip(lines.names, lines.places, strict=True):
+                    key = hash((split, name))
+                    if key in seen:
+                        # One image, two label files: both are kept, for which one is right we
+                        # cannot know.
+                        notes.suspect("image that is there twice (kept twice)", place)
+                    seen.add(key)
+                if split not in writers:
+                    writer = CocoWriter(output, keep_ids=plan.keep_ids)
+                    writers[split] = stack.enter_context(writer)
+                writers[split].add(lines)
+            for image in part.files:
                 embedded.add(image)
         if not writers:
             reasons = "; ".join(f"{n.count} × {n.kind}" for n in notes.dropped.values())

@@ -141,21 +141,38 @@ def inside(root: str | Path, file_name: str) -> Path:
 def _plain_jpeg_size(head: bytes) -> tuple[int, int] | None:
     """Width and height by the beginning of a baseline or progressive JPEG file that has no EXIF
     nor XMP; None of all that is anything else, which is Pillow's to judge."""
+    global _last_frame
+    before, after = _last_frame
+    if not (before and head.startswith(before) and head.startswith(after, len(before) + 4)):
+        place = _plain_frame(head)
+        if place is None:
+            return None
+        before, after = _last_frame = head[: place[0]], head[place[0] + 4 : place[1]]
+    height, width = struct.unpack_from(">HH", head, len(before))
+    # Pillow warns of huge images, and refuses the hugest.
+    return (width, height) if 0 < width * height < 2**26 else None
+
+
+# What is before and behind the size in the header that was read last: images made by one program
+# often differ in nothing else.
+_last_frame = (b"", b"")
+
+
+def _plain_frame(head: bytes) -> tuple[int, int] | None:
+    """Where the size stands in the header of a plain JPEG file, and where the header ends."""
     if not head.startswith(b"\xff\xd8"):
         return None
-    size, position = None, 2
+    frame, position = None, 2
     while position + 4 <= len(head) and head[position] == 0xFF:
         marker = head[position + 1]
         length = int.from_bytes(head[position + 2 : position + 4], "big")
         if marker == 0xDA:  # pixels begin
-            return size
+            return frame and (frame, position + 4)
         if marker in (0xC0, 0xC2) and length >= 8 and position + 10 <= len(head):
             bits, components = head[position + 4], head[position + 9]
-            height, width = struct.unpack_from(">HH", head, position + 5)
-            # Pillow warns of huge images, and refuses the hugest.
-            if bits != 8 or components not in (1, 3) or not 0 < width * height < 2**26:
+            if bits != 8 or components not in (1, 3):
                 return None
-            size = width, height
+            frame = position + 5
         elif marker not in (0xC4, 0xDB, 0xDD, 0xE0, 0xFE) or length < 2:
             return None
         position += 2 + length

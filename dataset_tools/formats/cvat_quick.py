@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from dataset_tools.coco import Annotation, Image
+from dataset_tools.columns import BoxColumns
 from dataset_tools.formats.cvat_elements import SIDES, said_of
 from dataset_tools.xml_shapes import AttributeShapes
 from dataset_tools.xml_tree import Node
@@ -38,7 +39,7 @@ class QuickImages:
         if matched is None or len(matched[1]) != 1:
             return None
         names, (values,), lines = matched
-        annotations: list[Annotation] | None = []
+        annotations: Sequence[Annotation] | None = []
         if body := body.rstrip(" \t\r\n"):
             annotations = self._annotations(body, line + lines)
         if annotations is None:
@@ -49,7 +50,7 @@ class QuickImages:
         image.annotations = annotations
         return [image]
 
-    def _annotations(self, body: str, line: int) -> list[Annotation] | None:
+    def _annotations(self, body: str, line: int) -> BoxColumns | None:
         matched = self._boxes.match_rows(body)
         if matched is None:
             return None
@@ -76,24 +77,23 @@ class _BoxShape:
 
     def annotations(
         self, rows: list[tuple[str, ...]], path: str, line: int, lines: int
-    ) -> list[Annotation] | None:
+    ) -> BoxColumns | None:
         """The records of boxes that take so many lines each; None if there is a fault in one."""
-        found = []
-        for values in rows:
-            label, left, top, right, bottom = self._main(values)
-            try:
-                box = (float(left), float(top), float(right), float(bottom))
-            except ValueError:
-                return None
-            label = label.strip()
-            if not label or not isfinite(sum(box)):
-                return None
-            said = self._said.get(rest := self._rest(values))
-            if said is None:
-                said = said_of(Node("box", 0, dict(zip(self._names, values, strict=True))))
-                if len(self._said) < _MOST_REMEMBERED:
-                    self._said[rest] = said
-            said, place = said.copy(), f"{path}:{line}"
-            found.append(Annotation(label, box, None, None, False, None, said, None, place))
-            line += lines
-        return found
+        labels, *sides = zip(*map(self._main, rows), strict=True)
+        try:
+            corners = [list(map(float, side)) for side in sides]
+        except ValueError:
+            return None
+        labels = list(map(str.strip, labels))
+        if not all(labels) or not isfinite(sum(map(sum, corners))):
+            return None
+        places = [line + index * lines for index in range(len(rows))]
+        return BoxColumns(labels, *corners, path, places, list(map(self._said_by, rows)))
+
+    def _said_by(self, values: tuple[str, ...]) -> dict[str, Any]:
+        said = self._said.get(rest := self._rest(values))
+        if said is None:
+            said = said_of(Node("box", 0, dict(zip(self._names, values, strict=True))))
+            if len(self._said) < _MOST_REMEMBERED:
+                self._said[rest] = said
+        return said

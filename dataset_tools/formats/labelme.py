@@ -233,8 +233,12 @@ def _annotations(shapes: list[Any], image: Image, notes: Notes) -> list[Annotati
     return join_groups(found, image, notes, _is_part)
 
 
-def _quick_annotations(shapes: list[QuickShape], image: Image, notes: Notes) -> list[Annotation]:
+def _quick_annotations(
+    shapes: list[QuickShape], image: Image, notes: Notes
+) -> Sequence[Annotation]:
     """As `_annotations`, which reads those that are not so plain."""
+    if columns := labelme_quick.columns(shapes, f"{image.source}: shapes"):
+        return columns
     found: list[Annotation] = []
     grouped = False
     for index, shape in enumerate(shapes):

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from dataset_tools.coco import Annotation
+from dataset_tools.columns import OutlineColumns
 from dataset_tools.rle import polygons_box
 
 _LEAST_POINTS = {"polygon": 3, "rectangle": 2}
@@ -39,7 +40,7 @@ class QuickShape(Struct, forbid_unknown_fields=True, gc=False):
         polygon = list(chain.from_iterable(self.points))
         box = polygons_box([polygon])
         polygons = [polygon] if kind == "polygon" else None
-        kept = self._kept()
+        kept = self.kept()
         return Annotation(self.label, box, polygons, None, self.iscrowd, None, kept, None, place)
 
     @property
@@ -48,7 +49,8 @@ class QuickShape(Struct, forbid_unknown_fields=True, gc=False):
         content = msgspec.structs.asdict(self)
         return content | {"points": [list(point) for point in self.points]}
 
-    def _kept(self) -> dict[str, Any]:
+    def kept(self) -> dict[str, Any]:
+        """Its attributes."""
         if self.group_id is None and not self.flags and not self.description:
             return {}
         kept = {
@@ -57,6 +59,28 @@ class QuickShape(Struct, forbid_unknown_fields=True, gc=False):
             "description": self.description,
         }
         return {key: value for key, value in kept.items() if value not in (None, "", {})}
+
+
+def columns(shapes: list[QuickShape], place: str) -> OutlineColumns | None:
+    """The records of shapes, if all are polygons or rectangles, and none is part of a group or a
+    crowd."""
+    kinds = [shape.shape_type or "polygon" for shape in shapes]
+    for shape, kind in zip(shapes, kinds, strict=True):
+        if (
+            shape.group_id is not None
+            or shape.iscrowd
+            or len(shape.points) < _LEAST_POINTS.get(kind, 1e9)
+            or not shape.label.strip()
+        ):
+            return None
+    said = [shape.kept() for shape in shapes]
+    return OutlineColumns(
+        [shape.label for shape in shapes],
+        [shape.points for shape in shapes],
+        [kind == "polygon" for kind in kinds],
+        place,
+        said if any(said) else (),
+    )
 
 
 class QuickFile(Struct, forbid_unknown_fields=True, gc=False):

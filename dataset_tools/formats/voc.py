@@ -23,14 +23,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import LARGEST, Annotation, Image
+from dataset_tools.columns import BoxColumns
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_bytes, read_quickly
 from dataset_tools.formats.base import (
@@ -169,7 +170,7 @@ class _Label:
     folder: str
     named: str
     size: tuple[int, int] | None
-    objects: list[Annotation]  # their boxes are the corners as they stand there
+    objects: Sequence[Annotation]  # their boxes are the corners as they stand there
 
 
 @dataclass
@@ -211,7 +212,7 @@ class _Reader:
         annotations = self._annotations(label.objects, notes)
         if item.pngs:
             pngs = item.pngs.below(self.base)
-            annotations = with_masks(annotations, pngs, size, self.classes, notes)
+            annotations = with_masks(list(annotations), pngs, size, self.classes, notes)
         for split in item.splits:
             yield Image(file_name, *size, annotations=annotations, split=split, source=path)
 
@@ -250,8 +251,23 @@ class _Reader:
             notes.suspect("XML file not called like its image (the image of its name taken)", place)
         return own, True
 
-    def _annotations(self, objects: list[Annotation], notes: Notes) -> list[Annotation]:
+    def _annotations(self, objects: Sequence[Annotation], notes: Notes) -> Sequence[Annotation]:
         """With the boxes' origin, and what `--difficult` says, applied."""
+        if isinstance(objects, BoxColumns):
+            # Nothing to be noted, and then nothing to be done one by one.
+            plain = self.difficult == "keep" or not any(
+                said.get("difficult") for said in objects.attributes
+            )
+            if (
+                plain
+                and all(map(lt, objects.lefts, objects.rights))
+                and all(map(lt, objects.tops, objects.bottoms))
+            ):
+                if self.origin:
+                    objects.lefts = [left - 1 for left in objects.lefts]
+                    objects.tops = [top - 1 for top in objects.tops]
+                return objects
+            objects = list(objects)
         dropped = False
         for found in objects:
             left, top, right, bottom = found.bbox
@@ -321,7 +337,7 @@ class _QuickReader:
         line = 1 + head.count("\n")
         if not content.startswith(b"<annotation>"):
             line += content.count(b"\n", 0, content.index(b"<annotation>"))
-        objects: list[Annotation] | None = []
+        objects: Sequence[Annotation] | None = []
         if opening:
             blank = head[len(head.rstrip()) :]
             objects = self._read_objects(f"{blank}<object>{body.rstrip()}", body, path, line)
@@ -331,24 +347,21 @@ class _QuickReader:
             named = re.split(r"[\\/]", named)[-1]
         return _Label(folder, named, (int(width), int(height)), objects)
 
-    def _read_objects(self, text: str, body: str, path: str, line: int) -> list[Annotation] | None:
+    def _read_objects(
+        self, text: str, body: str, path: str, line: int
+    ) -> Sequence[Annotation] | None:
         """The objects in `text`, the first of which begins in a line; `body` is it without its
         <object>."""
         objects = []
         if matched := self._rows.match_rows(text, "object"):
             shape, rows, lines = matched
-            for texts in rows:
-                if (found := shape.object(texts, path, line)) is None:
-                    return None
-                objects.append(found)
-                line += lines
-            return objects
+            return shape.objects(rows, path, line, lines)
         for piece in body.split("<object>"):
             inner, _, after = piece.rpartition("</object>")
             matched = self._objects.match(inner)
             if matched is None or after.strip():
                 return None
-            if (found := matched[0].object(matched[1], path, line)) is None:
+            if (found := matched[0].object(matched[1], line, path)) is None:
                 return None
             objects.append(found)
             line += piece.count("\n")
@@ -358,6 +371,10 @@ class _QuickReader:
 def _positions_in_head(paths: tuple[str, ...]) -> tuple[int | None, ...]:
     wanted = ("folder", "filename", "size/width", "size/height")
     return tuple(paths.index(path) if path in paths else None for path in wanted)
+
+
+def _numbers(kind: Callable[[str], float], sides: Sequence[Sequence[str]]) -> list[list[float]]:
+    return [list(map(kind, side)) for side in sides]
 
 
 class _ObjectShape:
@@ -379,7 +396,26 @@ class _ObjectShape:
             return None
         return cls([paths.index(path) for path in wanted], others)
 
-    def object(self, texts: tuple[str, ...], path: str, line: int) -> Annotation | None:
+    def objects(
+        self, rows: list[tuple[str, ...]], path: str, line: int, lines: int
+    ) -> Sequence[Annotation] | None:
+        """Records of objects that take so many lines each; None if there is a fault in one."""
+        names, *sides = zip(*map(self._main, rows), strict=True)
+        names = list(map(str.strip, names))
+        places = [line + index * lines for index in range(len(rows))]
+        try:
+            corners = _numbers(int, sides)
+        except ValueError:
+            try:
+                corners = _numbers(float, sides)
+            except ValueError:
+                return None
+        if not all(names) or not abs(sum(map(sum, corners))) < LARGEST:  # nor NaN nor infinite
+            return None
+        return BoxColumns(names, *corners, path, places, list(map(self._said, rows)))
+
+    def object(self, texts: tuple[str, ...], line: int, path: str) -> Annotation | None:
+        """The record of an object; None if there is a fault in it."""
         name, left, top, right, bottom = self._main(texts)
         try:
             corners = (int(left), int(top), int(right), int(bottom))
@@ -395,15 +431,17 @@ class _ObjectShape:
         name = name.strip()
         if not name:
             return None
+        said = self._said(texts).copy()
+        return Annotation(name, corners, None, None, False, None, said, None, f"{path}:{line}")
+
+    def _said(self, texts: tuple[str, ...]) -> dict[str, Any]:
         rest = self._rest(texts)
         attributes = self._attributes.get(rest)
         if attributes is None:
             attributes = self._read_attributes(texts)
             if len(self._attributes) < _MOST_REMEMBERED:
                 self._attributes[rest] = attributes
-        return Annotation(
-            name, corners, None, None, False, None, attributes.copy(), None, f"{path}:{line}"
-        )
+        return attributes
 
     def _read_attributes(self, texts: tuple[str, ...]) -> dict[str, Any]:
         attributes: dict[str, Any] = {}

@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.coco import Annotation, Image
+from dataset_tools.columns import BoxColumns
 from dataset_tools.errors import InputError
 from dataset_tools.files import read_quickly
 from dataset_tools.formats.base import decode_text, read_text
@@ -47,7 +49,11 @@ def packed_items(items: Iterable[Item]) -> Sequence[Item]:
 
 def label_of(image: str) -> str:
     """Path of the label file of an image: the last folder `images` in it becomes `labels`."""
-    before, images, after = ("/" + os.path.splitext(image)[0]).rpartition("/images/")
+    return _label_of_stem(os.path.splitext(image)[0])
+
+
+def _label_of_stem(stem: str) -> str:
+    before, images, after = f"/{stem}".rpartition("/images/")
     return f"{before}/{'labels/' if images else ''}{after}.txt".lstrip("/")
 
 
@@ -82,7 +88,7 @@ class LabelFinder:
             yield f"{self.folder}/{stem}.txt"
             yield f"{self.folder}/{stem.rpartition('/')[2]}.txt"
             return
-        yield f"{self.root}/{label_of(image)}"
+        yield f"{self.root}/{_label_of_stem(stem)}"
         yield f"{self.root}/{stem}.txt"
         # The image root may be an images/ folder itself, with labels/ beside it.
         yield f"{self.root.parent}/labels/{stem}.txt"
@@ -125,11 +131,41 @@ class Reader:
         label = self.finder.read(item.image)
         if label is None:
             notes.suspect("image without a label file (kept, without objects)", item.image)
+        elif boxes := self._boxes(*label, image):
+            image.annotations = boxes
         else:
             image.annotations = [
                 self._annotation(words, image, place, notes) for place, words in label_lines(*label)
             ]
         yield image
+
+    def _boxes(self, file: str, text: str, image: Image) -> BoxColumns | None:
+        """The boxes of a file that holds nothing else; None of one that has to be read line by
+        line."""
+        if self.task not in ("auto", "detect"):
+            return None
+        lines = [line.split() for line in text.splitlines()]
+        if set(map(len, lines)) != {5}:
+            return None
+        try:
+            numbers = list(map(float, chain.from_iterable(lines)))
+            if not math.isfinite(sum(numbers)):
+                return None
+            categories = [self._category(number, "") for number in numbers[::5]]
+        except (ValueError, InputError):
+            return None  # told line by line
+        width, height = image.width, image.height
+        xs = [(centre, size / 2) for centre, size in zip(numbers[1::5], numbers[3::5], strict=True)]
+        ys = [(centre, size / 2) for centre, size in zip(numbers[2::5], numbers[4::5], strict=True)]
+        return BoxColumns(
+            categories,
+            [(centre - half) * width for centre, half in xs],
+            [(centre - half) * height for centre, half in ys],
+            [(centre + half) * width for centre, half in xs],
+            [(centre + half) * height for centre, half in ys],
+            file,
+            range(1, len(lines) + 1),
+        )
 
     def _annotation(self, words: list[str], image: Image, place: str, notes: Notes) -> Annotation:
         numbers = _numbers(words, place)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dataset_tools.coco import Image as ImageRecord
 from dataset_tools.convert import Conversion, convert_dataset
 
 
@@ -52,3 +54,8 @@ def converted(name: str, path: Path, output: Path, **options: Any) -> tuple[Conv
             images[entry["image_id"]]["objects"].append(found)
         splits[split] = {image["entry"]["file_name"]: image for image in images.values()}
     return conversion, splits
+
+
+def plain(image: ImageRecord) -> dict[str, Any]:
+    """A record with its annotations as plain values, whatever kind of sequence they are."""
+    return asdict(replace(image, annotations=list(image.annotations)))

@@ -195,7 +195,7 @@ SLOW_WRITER = (  # while readers are at work in processes of their own
     "from dataset_tools import convert, parallel\n"
     "parallel.FEWEST_ITEMS = 10\n"
     "add = convert.CocoWriter.add\n"
-    "slow = lambda self, i: time.sleep(60) if '099' in i.file_name else add(self, i)\n"
+    "slow = lambda self, i: time.sleep(60) if '099' in str(i.names) else add(self, i)\n"
     "convert.CocoWriter.add = slow\n"
 )
 

@@ -1,6 +1,5 @@
 import re
 import tracemalloc
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from dataset_tools.formats import get_format
 from dataset_tools.notes import Notes
 from dataset_tools.rle import decode_mask
 from dataset_tools.xml_tree import stream_xml
-from tests.dataset_tools.makers import converted, picture, text
+from tests.dataset_tools.makers import converted, picture, plain, text
 from tests.dataset_tools.round_trips import assert_close, records
 
 SVG = (
@@ -341,7 +340,7 @@ def test_images_read_by_shape_say_what_the_parser_says(tmp_path_factory, images,
         notes, found = Notes(), []
         try:
             plan = get_format("cvat").plan(folder / "a.xml", notes)
-            found += (asdict(record) for record in plan.read(plan.items[0], notes))
+            found += (plain(record) for record in plan.read(plan.items[0], notes))
             told.append((found, notes.lines()))
         except InputError as error:
             # Blank lines stand for what was read: the column of a fault may be another one.

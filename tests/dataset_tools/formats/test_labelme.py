@@ -1,7 +1,6 @@
 import base64
 import io
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from dataset_tools.export import export_dataset
 from dataset_tools.formats import get_format, labelme_quick
 from dataset_tools.notes import Notes
 from dataset_tools.rle import decode_mask
-from tests.dataset_tools.makers import converted, picture, text
+from tests.dataset_tools.makers import converted, picture, plain, text
 from tests.dataset_tools.round_trips import assert_close, records
 
 
@@ -374,7 +373,7 @@ def test_files_read_by_types_say_what_the_careful_reader_says(tmp_path_factory, 
             patch.setattr(labelme_quick, "read_quickly", quick)
             try:
                 plan = get_format("labelme").plan(folder, notes)
-                found = [asdict(i) for item in plan.items for i in plan.read(item, notes)]
+                found = [plain(i) for item in plan.items for i in plan.read(item, notes)]
                 told.append((found, notes.lines()))
             except InputError as error:
                 told.append(str(error))

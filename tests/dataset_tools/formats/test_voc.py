@@ -1,4 +1,3 @@
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from dataset_tools.errors import InputError
 from dataset_tools.formats import get_format
 from dataset_tools.notes import Notes
-from tests.dataset_tools.makers import converted, picture, text
+from tests.dataset_tools.makers import converted, picture, plain, text
 
 HEADER = "<source><database>{database}</database></source>"
 
@@ -325,7 +324,7 @@ def test_files_read_by_shape_say_what_the_parser_says(tmp_path, origin):
         notes = Notes()
         (tmp_path / folder).rename(tmp_path / "in")
         plan = get_format("voc").plan(tmp_path / "in", notes, pixel_origin=origin)
-        images = [asdict(image) for item in plan.items for image in plan.read(item, notes)]
+        images = [plain(image) for item in plan.items for image in plan.read(item, notes)]
         results.append((images, notes.lines()))
         (tmp_path / "in").rename(tmp_path / folder)
     assert results[0] == results[1]
