@@ -302,7 +302,7 @@ class TaskAlignedDetector(DenseDetector):
         centers = [_points(d, s) for d, s in zip(level_distances, self.strides, strict=True)]
         points = torch.cat(centers)
         strides = torch.cat(
-            [p.new_full((len(p), 1), s) for p, s in zip(centers, self.strides, strict=True)]
+            [torch.full_like(p[:, :1], s) for p, s in zip(centers, self.strides, strict=True)]
         )
         logits, distances = (
             _by_point(levels).float() for levels in (level_logits, level_distances)
