@@ -44,7 +44,14 @@ FEDERATED = [
     "flwr[simulation]",
     "scikit-learn",
 ]
+# What python -m seriatim.export writes for.
+EXPORT = [
+    "onnx",
+    "onnxruntime",
+    "openvino",
+]
 DEV = [
+    *EXPORT,
     *FORMATS,
     *FEDERATED,
     # Other readers of label formats, to compare with.
@@ -71,5 +78,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["seriatim", "seriatim.*", "dataset_tools", "dataset_tools.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV, "formats": FORMATS, "federated": FEDERATED},
+    extras_require={
+        "dev": DEV,
+        "export": EXPORT,
+        "formats": FORMATS,
+        "federated": FEDERATED,
+    },
 )
