@@ -66,7 +66,7 @@ def sources(gate: Gate) -> dict[str, str]:
         if name.partition(".")[0] in ("seriatim", "dataset_tools"):
             counts = any(name == p or name.startswith(p + ".") for p in gate.packages)
         else:
-            counts = bool(gate.packages) and not _is_library(file)
+            counts = bool(gate.packages) and not is_library(file)
         if counts:
             files.add(file)
     return {file: _file_hash(file) for file in sorted(files)}
@@ -105,7 +105,8 @@ def unchanged(recorded: dict[str, str]) -> bool:
     return all(_file_hash(file) == known for file, known in recorded.items())
 
 
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
+    """Whether a file is of an installed package or of Python."""
     return (
         "site-packages" in file or "dist-packages" in file or file.startswith(_standard_library())
     )

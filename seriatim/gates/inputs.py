@@ -344,7 +344,8 @@ class InputsGate(Gate):
                         )
                         if best in ("RGB", "BGR")
                         else Cause(
-                            "the image is mirrored or its axes are swapped before the backbone"
+                            "the image is mirrored or its axes are swapped before the backbone",
+                            "build_mapper",
                         ),
                         Cause("the model swaps channels in preprocess_image"),
                     ],

@@ -17,6 +17,7 @@ from dataset_tools.files import write_json
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Context
 from seriatim.gates.fingerprint import fingerprint, sources, unchanged, values
+from seriatim.gates.places import locate
 from seriatim.gates.quiet import quiet
 from seriatim.gates.verdict import Status, Verdict
 
@@ -211,6 +212,7 @@ def _ask(
     started = time.perf_counter()
     with context.reads.collecting() as keys, quiet():
         verdict = gate.run(context, folder)
+        locate(verdict.findings, context)
     verdict.seconds = time.perf_counter() - started
     memory.keep(verdict, keys, sources(gate))
     return verdict
