@@ -7,7 +7,9 @@ A run that is done is kept as a JSON and not done again: stop and start as you l
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mixup.results import Group, Run, load_run, table
 
@@ -16,9 +18,12 @@ from dataset_tools.files import write_text
 from dataset_tools.table import insert
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = HERE / "configs" / "fashion"
-IMAGES = Path("output/mixup/fashion14.npz")  # as configs/fashion/Base.yaml has it
+CONFIGS = HERE / "configs"
+# As configs/fashion/Base.yaml and configs/digits/Data.yaml have them.
+CLOTHES = Path("output/mixup/fashion14.npz")
+DIGITS = Path("output/mixup/digits14.npz")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+MNIST = Path("mnist.npz")
 SEEDS = (0, 1, 2)
 SEMI = {
     "semi-baseline": "baseline",
@@ -29,16 +34,17 @@ SEMI = {
 }
 
 
-def semi_supervised(labels: int) -> Group:
+def semi_supervised(labels: int, images: str = "") -> Group:
+    """The rows of all methods; `images` is the folder of configs, "" for configs/fashion."""
     return Group(
-        f"{labels} labels a class, the other images unlabelled",
-        {f"{config}-{labels}": title for config, title in SEMI.items()},
+        f"{images or 'fashion'}: {labels} labels a class, the other images unlabelled",
+        {"-".join(filter(None, (images, config, str(labels)))): SEMI[config] for config in SEMI},
     )
 
 
 GROUPS = (
     Group(
-        "200 labels a class, no other images",
+        "fashion: 200 labels a class, no other images",
         {
             "baseline": "baseline",
             "mixup": "input mixup",
@@ -50,18 +56,24 @@ GROUPS = (
     semi_supervised(10),
     semi_supervised(40),
     Group(
-        "10 labels a class, the other images unlabelled, 2,000 steps",
+        "fashion: 10 labels a class, the other images unlabelled, 2,000 steps",
         {"semi-baseline-long-10": "baseline", "fixmatch-long-10": "FixMatch"},
+    ),
+    semi_supervised(10, "digits"),
+    Group(
+        "digits: 10 labels a class, the other images unlabelled, 2,000 steps",
+        {"digits-semi-baseline-long-10": "baseline", "digits-fixmatch-long-10": "FixMatch"},
     ),
 )
 
 
 def config_of(row: str) -> tuple[Path, list[str]]:
     """The config file of a row, and what it changes there."""
-    name, _, labels = row.rpartition("-")
+    folder = CONFIGS / ("digits" if row.startswith("digits-") else "fashion")
+    name, _, labels = row.removeprefix("digits-").rpartition("-")
     if labels.isdigit():
-        return CONFIGS / f"{name}.yaml", ["SERIATIM.SEMI.LABELS_PER_CLASS", labels]
-    return CONFIGS / f"{'Base' if row == 'baseline' else row}.yaml", []
+        return folder / f"{name}.yaml", ["SERIATIM.SEMI.LABELS_PER_CLASS", labels]
+    return folder / f"{'Base' if row == 'baseline' else row}.yaml", []
 
 
 def train(row: str, seed: int, output: Path) -> Run:
@@ -90,20 +102,49 @@ def train(row: str, seed: int, output: Path) -> Run:
     return Run(row, seed, top1, nll, ece, wrong, len(images), steps, round(seconds, 1))
 
 
-def prepare(source: Path, target: Path) -> None:
-    """Write the first 12,000 training and 5,000 test images, averaged over 2×2 px."""
-    import numpy as np
-
-    from dataset_tools.files import atomic_path
+def prepare_clothes(source: Path, target: Path) -> None:
+    """Write the first 12,000 training and 5,000 test images of Fashion-MNIST at half their size."""
     from dataset_tools.formats.idx import FASHION_MNIST as NAMES
     from dataset_tools.formats.idx import read_idx
 
-    arrays = {"class_names": np.array(NAMES)}
-    for split, stem, count in (("train", "train", 12_000), ("test", "t10k", 5_000)):
-        images, labels = (
+    splits = {
+        split: tuple(
             read_idx(_existing(source, f"{stem}-{kind}-ubyte"))[:count]
             for kind in ("images-idx3", "labels-idx1")
         )
+        for split, stem, count in (("train", "train", 12_000), ("test", "t10k", 5_000))
+    }
+    _save(target, NAMES, splits)
+
+
+def prepare_digits(source: Path, target: Path) -> None:
+    """Write 10,000 digits at half their size: every fourth is for testing."""
+    import numpy as np
+
+    if not source.is_file():
+        raise InputError(
+            f"There is no file {source}: 10,000 digits of MNIST as an npz with `images` (N, 28, 28)"
+            " uint8 and `labels` (N,), e.g. of the pictures in github.com/rasbt/mnist-pngs (MIT"
+            " licence). --digits FILE names another place; --rows without digits-… needs none."
+        )
+    with np.load(source) as data:
+        images, labels = data["images"], data["labels"]
+    test = np.arange(len(images)) % 4 == 0
+    splits = {
+        split: (images[chosen], labels[chosen])
+        for split, chosen in (("train", ~test), ("test", test))
+    }
+    _save(target, tuple(map(str, range(10))), splits)
+
+
+def _save(target: Path, names: Sequence[str], splits: Mapping[str, tuple[Any, Any]]) -> None:
+    """An npz of (N, 28, 28) uint8 images, averaged over 2×2 px, with their labels."""
+    import numpy as np
+
+    from dataset_tools.files import atomic_path
+
+    arrays = {"class_names": np.array(names)}
+    for split, (images, labels) in splits.items():
         halves = images.reshape(len(images), 14, 2, 14, 2).mean((2, 4))
         arrays[f"x_{split}"], arrays[f"y_{split}"] = np.rint(halves).astype(np.uint8), labels
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +164,15 @@ def _existing(folder: Path, name: str) -> Path:
     )
 
 
+def prepare(args: argparse.Namespace) -> None:
+    """Make the files of images that the rows need and that are not there."""
+    digits = {row.startswith("digits-") for row in args.rows}
+    if False in digits and not CLOTHES.is_file():
+        prepare_clothes(args.source, CLOTHES)
+    if True in digits and not DIGITS.is_file():
+        prepare_digits(args.digits, DIGITS)
+
+
 def parse() -> argparse.Namespace:
     rows = [row for group in GROUPS for row in group.rows]
     parser = argparse.ArgumentParser(prog="table.py", description=__doc__.partition("\n")[0])
@@ -131,7 +181,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
     parser.add_argument("--output", type=Path, default=Path("output/mixup/fashion"), metavar="DIR")
     parser.add_argument("--source", type=Path, default=FASHION_MNIST, metavar="DIR")
-    parser.add_argument("--prepare", action="store_true", help="make the file of images, no more")
+    parser.add_argument("--digits", type=Path, default=MNIST, metavar="FILE")
+    parser.add_argument("--prepare", action="store_true", help="make the files of images, no more")
     parser.add_argument("--print", action="store_true", help="print the table, train nothing")
     parser.add_argument("--readme", action="store_true", help="write it into README.md too")
     return parser.parse_args()
@@ -139,8 +190,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    if not args.print and not IMAGES.is_file():
-        prepare(args.source, IMAGES)
+    if not args.print:
+        prepare(args)
     if args.prepare:
         return 0
     for seed in () if args.print else args.seeds:

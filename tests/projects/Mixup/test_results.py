@@ -106,9 +106,11 @@ def test_the_table_of_the_readme_is_that_of_the_kept_results(script):
 
 def test_every_row_has_its_config(script):
     rows = [row for group in script.GROUPS for row in group.rows]
-    assert len(rows) == len(set(rows)) == 17
+    assert len(rows) == len(set(rows)) == 24
     assert all(script.config_of(row)[0].is_file() for row in rows)
     assert script.config_of("ict-manifold-40")[1] == ["SERIATIM.SEMI.LABELS_PER_CLASS", "40"]
+    config, changes = script.config_of("digits-fixmatch-10")
+    assert config == PROJECT / "configs" / "digits" / "fixmatch.yaml" and changes[1] == "10"
 
 
 def test_images_are_averaged_over_squares(script, tmp_path):
@@ -121,10 +123,22 @@ def test_images_are_averaged_over_squares(script, tmp_path):
             )
             content = head + values.astype(np.uint8).tobytes()
             (tmp_path / f"{stem}-{kind}-ubyte").write_bytes(content)
-    script.prepare(tmp_path, tmp_path / "half.npz")
+    script.prepare_clothes(tmp_path, tmp_path / "half.npz")
     with np.load(tmp_path / "half.npz") as half:
         assert half["x_train"].shape == (12_000, 14, 14) and half["y_test"][13] == 3
         expected = images[7, 4:6, 10:12].mean()  # images is that of the test set
         assert abs(half["x_test"][7, 2, 5] - expected) <= 0.5
     with pytest.raises(InputError, match="dataset-fashion-mnist"):
-        script.prepare(tmp_path / "elsewhere", tmp_path / "none.npz")
+        script.prepare_clothes(tmp_path / "elsewhere", tmp_path / "none.npz")
+
+
+def test_every_fourth_digit_is_for_testing(script, tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(9, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", images=images, labels=np.arange(9))
+    script.prepare_digits(tmp_path / "mnist.npz", tmp_path / "half.npz")
+    with np.load(tmp_path / "half.npz") as half:
+        assert half["y_test"].tolist() == [0, 4, 8]
+        assert half["y_train"].tolist() == [1, 2, 3, 5, 6, 7]
+        assert abs(half["x_test"][1, 3, 4] - images[4, 6:8, 8:10].mean()) <= 0.5
+    with pytest.raises(InputError, match="mnist-pngs"):
+        script.prepare_digits(tmp_path / "none.npz", tmp_path / "half.npz")

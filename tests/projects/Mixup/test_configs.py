@@ -20,9 +20,9 @@ from seriatim.engine.trainer import Trainer
 CONFIGS = Path(__file__).parents[3] / "projects" / "Mixup" / "configs"
 NAMES = sorted(
     str(path.relative_to(CONFIGS))
-    for folder in ("cifar10", "cifar100", "svhn", "fashion")
+    for folder in ("cifar10", "cifar100", "svhn", "fashion", "digits")
     for path in (CONFIGS / folder).glob("*.yaml")
-    if path.name != "Semi.yaml"  # a base of others
+    if path.name not in ("Semi.yaml", "Data.yaml")  # bases of others
 )
 IMAGES = 4  # of each class
 
@@ -74,21 +74,22 @@ def write_svhn(folder: Path) -> None:
         scipy.io.savemat(folder / f"{split}_32x32.mat", {"X": images, "y": own})
 
 
-def write_fashion(folder: Path) -> None:
+def write_small(folder: Path) -> None:
     arrays = {"class_names": np.array([f"class {n}" for n in range(10)])}
     for split in ("train", "test"):
         own = np.array(labels(10), np.uint8)
         arrays[f"x_{split}"] = pixels(len(own))[:, : 14 * 14].reshape(-1, 14, 14)
         arrays[f"y_{split}"] = own
     (folder.parent / "output" / "mixup").mkdir(parents=True)
-    np.savez_compressed(folder.parent / "output" / "mixup" / "fashion14.npz", **arrays)
+    for name in ("fashion14", "digits14"):
+        np.savez_compressed(folder.parent / "output" / "mixup" / f"{name}.npz", **arrays)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     top = tmp_path_factory.mktemp("data")
     (top / "datasets").mkdir()
-    for write in (write_cifar10, write_cifar100, write_svhn, write_fashion):
+    for write in (write_cifar10, write_cifar100, write_svhn, write_small):
         write(top / "datasets")
     return top
 
@@ -117,12 +118,16 @@ def take_two_steps(cfg) -> list[dict[str, float]]:
 def test_a_config_takes_two_steps(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     # A quarter of the pixels: a quarter of the time.
-    smaller = [] if name.startswith("fashion") else ["SERIATIM.CLASSIFICATION.SIZE", "(16, 16)"]
-    validation = "0" if name.startswith("fashion") else "1"
+    smaller = (
+        []
+        if name.startswith(("fashion", "digits"))
+        else ["SERIATIM.CLASSIFICATION.SIZE", "(16, 16)"]
+    )
+    validation = "0" if name.startswith(("fashion", "digits")) else "1"
     draw = ["SERIATIM.SEMI.VALIDATION_PER_CLASS", validation]
     if "semi" in name.lower() or Path(name).stem.startswith(("ict", "mixmatch", "fixmatch")):
         draw += ["SERIATIM.SEMI.LABELS_PER_CLASS", "1"]
-    elif name.startswith("fashion"):
+    elif name.startswith(("fashion", "digits")):
         draw += ["SERIATIM.SEMI.LABELS_PER_CLASS", "2"]
     cfg = configure(name, *smaller, *draw)
     classes = cfg.MODEL.CLASSIFIER.NUM_CLASSES
