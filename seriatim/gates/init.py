@@ -373,7 +373,7 @@ def draw_losses(losses: dict[str, float], expected: dict[str, Expectation], path
     from matplotlib.figure import Figure
 
     names = list(losses)
-    figure = Figure(figsize=(6, 0.6 + 0.45 * len(names)), layout="constrained")
+    figure = Figure(figsize=(6, 0.6 + 0.55 * len(names)), layout="constrained")
     axes = figure.subplots()
     for row, name in enumerate(names):
         e = expected.get(name)
@@ -381,6 +381,12 @@ def draw_losses(losses: dict[str, float], expected: dict[str, Expectation], path
         if e is not None:
             axes.barh(row, e.high - e.low, left=e.low, height=0.5, color="#9ecae1")
         axes.plot(losses[name], row, "o", color="#1a7f37" if good else "#cf222e")
+        told = f"{losses[name]:.3g}" + (
+            "" if e is None else f", theory {e.low:.3g} to {e.high:.3g}"
+        )
+        axes.annotate(
+            told, (losses[name], row), xytext=(0, 7), textcoords="offset points", ha="center"
+        )
     axes.set_yticks(range(len(names)), names)
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlabel("loss at initialisation; healthy range in blue")

@@ -7,6 +7,7 @@ import html
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -19,13 +20,27 @@ _COLOURS = {
     Status.FAIL: "#cf222e",
     Status.SKIP: "#6e7781",
 }
+# What each picture shows; (gate, file), or the file of any gate.
+_CAPTIONS = {
+    ("inputs", "inputs.png"): "What the network is given: training images as they were augmented,"
+    " with the boxes that came along. Every box must lie on its object; grey is padding.",
+    ("init", "losses.png"): "Each loss at initialisation beside what theory expects of it.",
+    ("gradients", "gradients.png"): "The size of the gradient, layer by layer.",
+    ("blind", "losses.png"): "The loss with real inputs, beside those with zeroed inputs and with"
+    " shuffled labels: only the real ones should be learnt well.",
+    ("lr", "range.png"): "The loss while the learning rate is raised step by step.",
+    "memorised.png": "Left the truth, right what the model finds after it was trained on these very"
+    " images; both should look alike.",
+    "losses.png": "Every loss over the steps.",
+}
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.4rem } section { border-top: 1px solid #d0d7de; padding: .6rem 0 }
 h2 { font-size: 1.1rem; margin: .2rem 0 } .status { color: white; border-radius: .3rem;
 padding: 0 .5rem; font-size: .85rem } .quiet { color: #57606a } img { max-width: 100%;
-border: 1px solid #d0d7de; margin: .4rem 0 } pre { background: #f6f8fa; padding: .6rem;
-overflow-x: auto; font-size: .8rem } dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
+border: 1px solid #d0d7de; margin: .4rem 0 } td { padding: .1rem .8rem .1rem 0;
+vertical-align: top; overflow-wrap: anywhere } details td { font-size: .8rem }
+dt { font-weight: 600 } dd { margin: 0 0 .4rem 1rem }
 """
 
 
@@ -33,7 +48,8 @@ def write_report(root: Path, verdicts: Sequence[Verdict], cfg: CfgNode) -> Path:
     """Write the page; pictures are inside of it, so that it can be sent to somebody."""
     names = ", ".join((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     title = f"Gates: {cfg.MODEL.META_ARCHITECTURE} on {names}"
-    body = "\n".join(part for verdict in verdicts for part in _section(verdict, root))
+    parts = [*_overview(verdicts), *(p for verdict in verdicts for p in _section(verdict, root))]
+    body = "\n".join(parts)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>\n{body}\n</html>\n"
@@ -43,10 +59,30 @@ def write_report(root: Path, verdicts: Sequence[Verdict], cfg: CfgNode) -> Path:
     return path
 
 
-def _section(verdict: Verdict, root: Path) -> Iterator[str]:
+def _overview(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """A line a gate, in their order; the first that failed is what to mend."""
+    failed = next((verdict for verdict in verdicts if verdict.status is Status.FAIL), None)
+    told = (
+        f"Gate <b>{failed.gate}</b> failed: mend that first. Later gates take it for granted."
+        if failed
+        else "No gate failed."
+    )
+    yield f"<p>{told}</p><table>"
+    for verdict in verdicts:
+        yield (
+            f'<tr><td><a href="#{verdict.gate}">{verdict.gate}</a></td><td>{_badge(verdict)}</td>'
+            f'<td class="quiet">{html.escape(verdict.question)}</td></tr>'
+        )
+    yield "</table>"
+
+
+def _badge(verdict: Verdict) -> str:
     colour = _COLOURS[verdict.status]
-    yield f'<section id="{verdict.gate}"><h2>{verdict.gate}'
-    yield f' <span class="status" style="background:{colour}">{verdict.status}</span></h2>'
+    return f'<span class="status" style="background:{colour}">{verdict.status}</span>'
+
+
+def _section(verdict: Verdict, root: Path) -> Iterator[str]:
+    yield f'<section id="{verdict.gate}"><h2>{verdict.gate} {_badge(verdict)}</h2>'
     yield f'<p class="quiet">{html.escape(verdict.question)} ({verdict.seconds:.1f} s)</p>'
     if not verdict.findings:
         yield f"<p>{html.escape(verdict.summary)}</p>"
@@ -54,10 +90,24 @@ def _section(verdict: Verdict, root: Path) -> Iterator[str]:
         yield from _finding(finding)
     for name in verdict.evidence:
         yield from _evidence(root / verdict.gate / name)
+        if caption := _CAPTIONS.get((verdict.gate, name)) or _CAPTIONS.get(name):
+            yield f'<p class="quiet">{html.escape(caption)}</p>'
     if verdict.numbers:
-        numbers = html.escape(json.dumps(verdict.numbers, indent=1, ensure_ascii=False))
-        yield f"<details><summary>numbers</summary><pre>{numbers}</pre></details>"
+        yield "<details><summary>numbers</summary><table>"
+        for name, value in verdict.numbers.items():
+            text = json.dumps(_rounded(value), ensure_ascii=False).strip('"')
+            yield f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
+        yield "</table></details>"
     yield "</section>"
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with four digits: more are in gates.json."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _finding(finding: Finding) -> Iterator[str]:

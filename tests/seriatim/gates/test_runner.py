@@ -142,6 +142,7 @@ def test_after_a_failure_the_later_gates_are_not_asked(tmp_path):
     assert "inputs failed" in verdicts[1].summary
     page = (tmp_path / "output" / "gates" / "index.html").read_text()
     assert "channels" in page and "data:image/png;base64," in page
+    assert "Gate <b>inputs</b> failed" in page and "Every box must lie on its object" in page
     with pytest.raises(GateFailed, match=r"(?s)Measured.*Expected.*likeliest causes.*inputs.png"):
         require(verdicts, tmp_path / "output" / "gates")
 
