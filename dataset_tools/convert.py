@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
-from dataset_tools import __version__
+from dataset_tools import __version__, parallel
 from dataset_tools.arguments import positive
 from dataset_tools.coco import IMAGES_AT_ONCE, CocoWriter, Image, Summary
 from dataset_tools.errors import InputError
@@ -224,14 +224,18 @@ def _choose(name: str, path: Path) -> tuple[Format, str]:
 
 def _read(plan: Plan, notes: Notes, workers: int, reader: _Reader) -> Iterator[Encoded]:
     """The lines of all images, read (and encoded) by several processes where that helps."""
-    chunk = 1 if plan.embedded else IMAGES_AT_ONCE  # image files, unlike labels, fill the memory
+    chunk = max(1, IMAGES_AT_ONCE // plan.images_per_item)
+    if plan.embedded:
+        chunk = 1  # image files, unlike labels, fill the memory
+    fewest = parallel.FEWEST_ITEMS // plan.images_per_item
+    workers = workers if plan.parallel else 1
 
     def parts() -> Iterator[Encoded]:
         if plan.streams and not reader.skip_errors:
             for item in plan.items:
                 yield from reader.stream(item, notes)
             return
-        for part, found in ordered_map(reader, plan.items, workers if plan.parallel else 1, chunk):
+        for part, found in ordered_map(reader, plan.items, workers, chunk, fewest):
             notes.merge(found)
             yield part
 

@@ -29,15 +29,17 @@ def ordered_map(
     items: Sequence[Item],
     workers: int,
     chunk: int = 64,
+    fewest: int | None = None,
 ) -> Iterator[Result]:
     """Results of `function` on consecutive chunks of `items`, in order, by `workers` processes.
 
     Only a few chunks are ahead of the caller, so memory does not grow with the number of items.
     `function` must be picklable; it is sent once to each process. As always with processes that are
     started afresh, a script that calls this with several needs its `if __name__ == "__main__":`.
+    Of less than `fewest` items (default: FEWEST_ITEMS) this process takes all.
     """
     chunks = (items[start : start + chunk] for start in range(0, len(items), chunk))
-    if workers <= 1 or len(items) < FEWEST_ITEMS:
+    if workers <= 1 or len(items) < (FEWEST_ITEMS if fewest is None else fewest):
         yield from map(function, chunks)
         return
     pool = ProcessPoolExecutor(

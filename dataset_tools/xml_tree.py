@@ -5,6 +5,7 @@ Entities, which make XML a way to read other files or to fill the memory, are re
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,16 +76,19 @@ def stream_xml(path: str | Path) -> Iterator[Node]:
 
 
 def stream_xml_quickly(
-    path: str | Path, tag: str, read: Callable[[str, int], Sequence[Any] | None]
+    path: str | Path,
+    tag: str,
+    read: Callable[[str, int], Sequence[Any] | None],
+    content: bytes | None = None,
 ) -> Iterator[Node | Any]:
-    """As `stream_xml`, but children called `tag` are first shown to `read`, as the text before
-    their end tag and the line that they begin in.
+    """As `stream_xml`, of a file or of `content` that is from it, but children called `tag` are
+    first shown to `read`, as the text before their end tag and the line that they begin in.
 
     What it returns comes in their place; None if the parser has to read this one. `read` must
     return that of all that is not certainly a well-formed element without entities.
     """
     quick = _Quick(tag, read, [Node("", 0)])
-    with open(path, "rb") as file:
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
         yield from _stream(path, quick.unread(file), quick.open_nodes, quick.found)
 
 

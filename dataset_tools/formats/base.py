@@ -108,6 +108,7 @@ class Plan:
     keep_ids: bool = False  # records carry ids that the COCO file shall have
     embedded: bool = False  # records hold the image files (`Image.content`); they get written
     streams: bool = False  # an item may be as large as the dataset: its images are not gathered
+    images_per_item: int = 1  # about so many; more than 1 where an item is a part of a file
     parallel: bool = True  # reading an item is work enough to be given to another process
 
 

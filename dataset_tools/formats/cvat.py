@@ -30,8 +30,10 @@ from dataset_tools.formats.groups import join_groups
 from dataset_tools.formats.locate import locate
 from dataset_tools.images import ImageIndex, walk_files
 from dataset_tools.notes import Notes
+from dataset_tools.xml_parts import Part, Rest, parts_of
 from dataset_tools.xml_tree import Node, stream_xml_quickly
 
+_IMAGES_PER_PART = 256  # about so many
 _ROOT = re.compile(r"<annotations[\s>]")
 
 
@@ -39,13 +41,16 @@ def plan(path: Path, notes: Notes, images: Path | None = None) -> Plan:
     """Plan to read an XML file, or all those of CVAT in a folder."""
     files, metas = xml_files(path, notes)
     root = root_of(path, images)
+    parts = [parts_of(file, "image") for file in files]
+    items = [item for file, some in zip(files, parts, strict=True) for item in some or [file]]
     return Plan(
         image_root=root,
-        items=files,
+        items=items,
         read=_Reader(ImageIndex(root), metas),
         categories=declared(metas.values()),
-        streams=True,
-        parallel=len(files) > 1,
+        streams=not any(parts),
+        parallel=len(items) > 1,
+        images_per_item=_IMAGES_PER_PART if any(parts) else 1,
     )
 
 
@@ -82,10 +87,11 @@ class _Reader:
     index: ImageIndex
     metas: dict[Path, Meta]
 
-    def __call__(self, path: Path, notes: Notes) -> Iterator[Image]:
+    def __call__(self, item: Path | Part | Rest, notes: Notes) -> Iterator[Image]:
+        path, content = (item, None) if isinstance(item, Path) else (item.path, item.content())
         meta, name = self.metas[path], str(path)
         quick = QuickImages(name, lambda node: self._image(node, name, meta, notes))
-        for node in stream_xml_quickly(path, "image", quick):
+        for node in stream_xml_quickly(path, "image", quick, content):
             if isinstance(node, Image):
                 yield node
             elif node.tag == "image":

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset_tools import parallel, xml_parts
 from dataset_tools.coco import Annotation, Category, Image, load_coco, write_coco
 from dataset_tools.convert import convert_dataset
 from dataset_tools.errors import InputError
@@ -346,6 +347,43 @@ def test_images_read_by_shape_say_what_the_parser_says(tmp_path_factory, images,
             # Blank lines stand for what was read: the column of a fault may be another one.
             told.append(re.sub(r"column \d+.*", "", str(error)))
     assert told[0] == told[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(IMAGES, min_size=1, max_size=6), st.integers(20, 400))
+def test_parts_of_a_file_say_what_the_whole_says(tmp_path_factory, images, size):
+    folder = tmp_path_factory.mktemp("cvat")
+    picture(folder / "images/a.jpg")
+    text(folder / "a.xml", xml(*images, '<track id="1" label="cat"></track>'))
+    told = []
+    for part_bytes in (1 << 20, size):
+        notes, found = Notes(), []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(xml_parts, "PART_BYTES", part_bytes)
+            try:
+                plan = get_format("cvat").plan(folder, notes)
+                found += (plain(image) for item in plan.items for image in plan.read(item, notes))
+                told.append((found, notes.lines()))
+            except InputError as error:
+                told.append(re.sub(r"column .*", "", str(error)))
+    assert told[0] == told[1]
+
+
+def test_processes_share_a_file(tmp_path, monkeypatch):
+    boxes = '<box label="cat" xtl="1" ytl="2" xbr="3.5" ybr="4"></box>\n'
+    images = (
+        image(boxes * (number % 3), name=f"{number}.jpg", size='width="20" height="10"')
+        for number in range(200)
+    )
+    file = text(tmp_path / "a.xml", xml(*images))
+    written = {}
+    for workers, part_bytes in ((1, 1 << 20), (1, 2000), (2, 2000)):
+        monkeypatch.setattr(xml_parts, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(parallel, "FEWEST_ITEMS", 10)
+        output = tmp_path / f"out{workers}{part_bytes}"
+        convert_dataset("cvat", file, output, workers=workers)
+        written[workers, part_bytes] = (output / "all.json").read_bytes()
+    assert len(set(written.values())) == 1
 
 
 def test_what_cannot_be_written_is_told(tmp_path):
