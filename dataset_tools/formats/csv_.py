@@ -13,9 +13,11 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from dataset_tools.coco import Annotation, Box, Image
+from dataset_tools.columns import BoxColumns
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import (
     SPLIT_NAMES,
@@ -64,16 +66,6 @@ WITHOUT_HEADER = ("image", "x1", "y1", "x2", "y2", "label")
 
 
 @dataclass
-class Row:
-    """One line of the file."""
-
-    line: int
-    label: str
-    numbers: Box
-    attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
 class Item:
     """All rows of an image."""
 
@@ -81,9 +73,13 @@ class Item:
     image: str
     split: str | None
     size: tuple[int, int] | None
-    rows: list[Row]
     file: Path
     form: str
+    # Of each row with a box:
+    lines: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    numbers: list[Box] = field(default_factory=list)
+    attributes: list[dict[str, str]] = field(default_factory=list)
 
 
 def plan(
@@ -153,6 +149,7 @@ class _Table:
     ) -> None:
         self.file = file
         self.decimal = decimal
+        self._sizes: dict[tuple[str, str], tuple[int, int] | None] = {}  # by their texts
         first = lines[0][1]
         self.has_header = is_header(first)
         found = column_names(first) if self.has_header else list(WITHOUT_HEADER)
@@ -201,56 +198,76 @@ class _Table:
     def items(self, own_split: str | None, notes: Notes) -> list[Item]:
         """Rows by image, in the order in which the images first occur. `own_split`: the file's."""
         items: dict[tuple[str, str | None], Item] = {}
+        width = len(self.names)
+        places = {name: index for index, name in enumerate(self.names) if name != "-"}
+        image_at, label_at, split_at = map(places.get, ("image", "label", "split"))
+        box_at = [places[name] for name in (("bbox",) if "bbox" in places else FORMS[self.form])]
+        own = {image_at, label_at, split_at, *box_at, places.get("width"), places.get("height")}
+        others = [(name, index) for name, index in places.items() if index not in own]
         for number, cells in self._lines:
-            place = f"{self.file}:{number}"
-            if len(cells) < len(self.names):
-                cells = cells + [""] * (len(self.names) - len(cells))
-            if len(cells) > len(self.names) and any(cells[len(self.names) :]):
-                raise InputError(
-                    f"{place}: {len(cells)} cells, but {len(self.names)} columns "
-                    f"({', '.join(self.names)}). A text with the delimiter in it needs quotes."
-                )
-            values = {
-                name: cell.strip()
-                for name, cell in zip(self.names, cells, strict=False)
-                if name != "-"
-            }
-            image = values.pop("image")
+            if len(cells) != width:
+                cells = self._filled_up(cells, number)
+            cells = list(map(str.strip, cells))
+            image = cells[image_at]
             if not image:
-                notes.drop("row without an image", place)
+                notes.drop("row without an image", f"{self.file}:{number}")
                 continue
-            split = values.pop("split", "") or None
-            split = SPLIT_NAMES.get(split.lower(), split) if split else own_split
-            size = self._size(values, place)
-            item = Item(number, image, split, size, [], self.file, self.form)
-            item = items.setdefault((image, split), item)
-            numbers = self._box(values, place)
-            label = values.pop("label", "object")
-            if numbers is not None and not label:
-                notes.drop("box without a label", place)
-            elif numbers is not None:
-                extra = {name: value for name, value in values.items() if value}
-                item.rows.append(Row(number, label, numbers, extra))
+            split = own_split
+            if split_at is not None and (said := cells[split_at]):
+                split = SPLIT_NAMES.get(said.lower(), said)
+            size = self._size(cells, places, number)
+            item = items.get((image, split))
+            if item is None:
+                item = items[image, split] = Item(number, image, split, size, self.file, self.form)
+            box = self._box([cells[index] for index in box_at], number)
+            label = "object" if label_at is None else cells[label_at]
+            if box is not None and not label:
+                notes.drop("box without a label", f"{self.file}:{number}")
+            elif box is not None:
+                item.lines.append(number)
+                item.labels.append(label)
+                item.numbers.append(box)
+                extra = {name: cells[index] for name, index in others if cells[index]}
+                item.attributes.append(extra)
         return list(items.values())
 
-    def _size(self, values: dict[str, str], place: str) -> tuple[int, int] | None:
-        width, height = (values.pop(side, "") for side in ("width", "height"))
-        if not width or not height:
-            return None
-        return int(self._number(width, place)), int(self._number(height, place))
+    def _filled_up(self, cells: list[str], number: int) -> list[str]:
+        """A row with as many cells as there are columns. InputError if it has more."""
+        width = len(self.names)
+        if len(cells) > width and any(cells[width:]):
+            raise InputError(
+                f"{self.file}:{number}: {len(cells)} cells, but {width} columns "
+                f"({', '.join(self.names)}). A text with the delimiter in it needs quotes."
+            )
+        return (cells + [""] * (width - len(cells)))[:width]
 
-    def _box(self, values: dict[str, str], place: str) -> Box | None:
-        if "bbox" in self.names:
-            cells = [cell for cell in re.split(r"[\s,;\[\]()]+", values.pop("bbox")) if cell]
-        else:
-            cells = [values.pop(name) for name in FORMS[self.form]]
+    def _size(
+        self, cells: list[str], places: dict[str, int], number: int
+    ) -> tuple[int, int] | None:
+        if "width" not in places or "height" not in places:
+            return None
+        texts = (cells[places["width"]], cells[places["height"]])
+        if texts not in self._sizes:
+            sides = [int(self._number(side, number)) for side in texts] if all(texts) else None
+            self._sizes[texts] = sides and (sides[0], sides[1])
+        return self._sizes[texts]
+
+    def _box(self, cells: list[str], number: int) -> Box | None:
+        if len(cells) == 1:
+            cells = [cell for cell in re.split(r"[\s,;\[\]()]+", cells[0]) if cell]
         if not any(cells):
             return None
         if len(cells) != 4:
-            raise InputError(f"{place}: a box has four numbers, not {len(cells)}.")
-        return tuple(self._number(cell, place) for cell in cells)
+            raise InputError(f"{self.file}:{number}: a box has four numbers, not {len(cells)}.")
+        try:
+            first, second, third, fourth = map(float, cells)
+            if math.isfinite(first + second + third + fourth):
+                return (first, second, third, fourth)
+        except ValueError:
+            pass
+        return tuple(self._number(cell, number) for cell in cells)
 
-    def _number(self, text: str, place: str) -> float:
+    def _number(self, text: str, line: int) -> float:
         try:
             value = float(text.replace(",", ".") if self.decimal == "," else text)
             if math.isfinite(value):
@@ -258,8 +275,8 @@ class _Table:
         except ValueError:
             pass
         raise InputError(
-            f"{place}: {text!r} is not a number. Mend the row, or check --delimiter, --decimal "
-            "and --columns."
+            f"{self.file}:{line}: {text!r} is not a number. Mend the row, or check --delimiter, "
+            "--decimal and --columns."
         )
 
 
@@ -271,7 +288,7 @@ class _Reader:
 
     def __call__(self, item: Item, notes: Notes) -> Iterator[Image]:
         place = f"{item.file}:{item.line}"
-        near = item.file.relative_to(self.base).as_posix()
+        near = _relative(item.file, self.base)
         found = self.index.find(item.image, near=near)
         if found is None:
             notes.suspect("image file that is missing (kept)", f"{place}: {item.image}")
@@ -287,18 +304,20 @@ class _Reader:
         yield Image(
             name,
             *size,
-            annotations=[
-                Annotation(
-                    row.label,
-                    self._box(row.numbers, item.form, size),
-                    attributes=dict(row.attributes),
-                    source=f"{item.file}:{row.line}",
-                )
-                for row in item.rows
-            ],
+            annotations=self._boxes(item, size),
             split=item.split,
             source=place,
         )
+
+    def _boxes(self, item: Item, size: tuple[int, int]) -> BoxColumns | list[Annotation]:
+        if not item.lines:
+            return []
+        boxes = item.numbers
+        if item.form != "xyxy" or self.divisor is not None:
+            boxes = [self._box(numbers, item.form, size) for numbers in boxes]
+        sides = zip(*boxes, strict=True)
+        said = item.attributes if any(item.attributes) else ()
+        return BoxColumns(item.labels, *sides, str(item.file), item.lines, said)
 
     def _box(self, numbers: Box, form: str, size: tuple[int, int]) -> Box:
         first, second, third, fourth = numbers
@@ -315,6 +334,11 @@ class _Reader:
             return (first, second, third, fourth)
         width, height = size[0] / self.divisor, size[1] / self.divisor
         return (first * width, second * height, third * width, fourth * height)
+
+
+@lru_cache(maxsize=100)
+def _relative(file: Path, base: Path) -> str:
+    return file.relative_to(base).as_posix()
 
 
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
@@ -427,7 +451,7 @@ def _as_form(names: list[str], form: str) -> list[str]:
 
 def _units(items: list[Item]) -> str:
     """Fractions if no number is above 1 and there is one at all, else pixels."""
-    numbers = [number for item in items for row in item.rows for number in row.numbers]
+    numbers = [number for item in items for box in item.numbers for number in box]
     return "fractions" if numbers and max(numbers) <= 1 else "pixels"
 
 
