@@ -34,6 +34,7 @@ from resource import RLIMIT_AS, RLIMIT_CPU, setrlimit
 from signal import SIGXCPU
 
 import _labels
+from _arguments import scaled
 from _machine import describe_machine
 
 from dataset_tools import errors
@@ -107,15 +108,10 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", type=float, default=1, help="share of the full size")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser = scaled(__doc__)
     parser.add_argument("--limit", type=int, default=120, help="processor seconds of a peer's run")
     parser.add_argument("--only", nargs="+", metavar="FORMAT")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="environment with the peers")
-    parser.add_argument("--folder", type=Path, help="where to make the data for the time being")
     return parser.parse_args()
 
 

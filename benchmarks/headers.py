@@ -10,7 +10,6 @@ dash if it is not installed. It and Pillow's `size` do not look at EXIF orientat
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from _arguments import scaled
 
 from dataset_tools import errors
 from dataset_tools.checks.pictures import State, probe_images
@@ -32,23 +33,13 @@ _MOST_LINKS = 30_000  # of one file; file systems have limits
 def main() -> int:
     from _machine import describe_machine  # brings torch, which the processes have no use for
 
-    args = parse()
+    args = scaled(__doc__).parse_args()
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths = make_images(Path(folder), round(IMAGES * args.scale))
         rows = [row(name, read, paths, args.repeat) for name, read in readers().items()]
     print(text_table(("", "seconds", "images/s by the processor", "images/s by the clock"), rows))
     return 0
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", type=float, default=1, help="share of the full size")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to make the images for the time being")
-    return parser.parse_args()
 
 
 def make_images(folder: Path, count: int) -> list[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import _labels
+from _arguments import scaled
 from _machine import describe_machine
 from _memory import peak_of
 
@@ -47,12 +48,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", type=float, default=1, help="share of the full size")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to make the data for the time being")
+    parser = scaled(__doc__)
     parser.add_argument("--load", choices=LOADERS, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

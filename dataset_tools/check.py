@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from dataset_tools.checks.report import RULES, Finding, Report, Severity
 from dataset_tools.checks.subject import Subject, parse, read_subject
 from dataset_tools.coco import image_root
 from dataset_tools.errors import EXIT_BAD_INPUT, InputError
-from dataset_tools.files import write_text
+from dataset_tools.files import atomic_path
 from dataset_tools.parallel import default_workers
 from dataset_tools.provenance import derived_info
 
@@ -102,9 +103,10 @@ def run(args: argparse.Namespace) -> int:
     text = [format_report(report, args.all, _wants_colour()) + speed]
     result = report.as_dict()
     if args.fix:
-        mended, done = zip(
-            *(_fix(*pair) for pair in zip(subjects, outputs, strict=True)), strict=True
-        )
+        with ExitStack() as stack:  # all files or none
+            files = [stack.enter_context(atomic_path(output)) for output in outputs]
+            pairs = zip(subjects, outputs, files, strict=True)
+            mended, done = zip(*(_fix(*pair) for pair in pairs), strict=True)
         report = _judge(mended, decode)
         text += [_format_mends(*pair) for pair in zip(outputs, done, strict=True)]
         text += ["After mending:", format_report(report, args.all, _wants_colour())]
@@ -231,7 +233,8 @@ def _recorded_root(subject: Subject) -> Path | None:
     return root if root is not None and root.is_dir() else None
 
 
-def _fix(subject: Subject, output: Path) -> tuple[Subject, list[Mend]]:
+def _fix(subject: Subject, output: Path, file: Path) -> tuple[Subject, list[Mend]]:
+    """Write what a file is after mending, which is to become `output`, to `file`."""
     content, mends = mend(subject)
     info = content.get("info")
     step = {"command": "check --fix", "mends": {one.what: one.count for one in mends}}
@@ -245,7 +248,7 @@ def _fix(subject: Subject, output: Path) -> tuple[Subject, list[Mend]]:
             f"{subject.path}: NaN or infinity stands where no mend reaches; see not-a-number in "
             "the report. Mend it by hand first."
         ) from error
-    write_text(output, text + "\n")
+    file.write_text(text + "\n", encoding="utf-8")
     mended = parse(output, subject.root, content)
     mended.tolerance = subject.tolerance
     probes = {row.file_name: row.probe for row in subject.images}

@@ -41,8 +41,8 @@ def encode_values(values: np.ndarray) -> Iterator[tuple[int, dict]]:
     ends = np.append(starts[1:], flat.size)
     of_runs = flat[starts]
     order = np.argsort(of_runs, kind="stable")
-    firsts = np.flatnonzero(np.diff(of_runs[order], prepend=of_runs[order[0]] - 1))
-    for runs in np.split(order, firsts[1:]):
+    ordered = of_runs[order]
+    for runs in np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1):
         edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
         counts = np.diff(edges, prepend=0).tolist()
         if edges[-1] < flat.size:

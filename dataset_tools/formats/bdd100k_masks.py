@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_tools.coco import Annotation, Category, Image
+from dataset_tools.coco import Annotation, Image
 from dataset_tools.errors import InputError
 from dataset_tools.formats.base import (
     Evidence,
@@ -24,6 +24,7 @@ from dataset_tools.formats.base import (
     Glimpse,
     Option,
     Plan,
+    declared_categories,
     root_of,
     split_of_folders,
 )
@@ -56,7 +57,7 @@ def plan(path: Path, notes: Notes, images: Path | None = None, names: str | None
     classes = tuple(read_names(names)) if names else CLASSES
     taken = frozenset(labels) if root == path else frozenset()
     reader = _Reader(path, root, classes, taken)
-    return Plan(root, labels, reader, categories=_Categories(classes))
+    return Plan(root, labels, reader, declared_categories(classes, names or FOLDER))
 
 
 def recognise(glimpse: Glimpse) -> Evidence | None:
@@ -127,14 +128,6 @@ class _Reader:
                 attributes=flags | ({"track_id": instance} if tracked else {}),
                 source=place,
             )
-
-
-@dataclass(frozen=True)
-class _Categories:
-    names: tuple[str, ...]
-
-    def __call__(self, seen: set[str]) -> list[Category]:
-        return [Category(name) for name in self.names]
 
 
 def _pixels(path: Path) -> np.ndarray:

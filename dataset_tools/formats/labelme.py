@@ -33,6 +33,7 @@ from dataset_tools.formats.labelme_quick import QuickFile, QuickShape
 from dataset_tools.images import ImageIndex, content_size, image_size, walk_files
 from dataset_tools.notes import Notes
 from dataset_tools.packed import PackedStrings
+from dataset_tools.rle import encode_patch, rle_box
 from dataset_tools.rotated import corners, from_corners
 from dataset_tools.shapes import (
     ellipse_polygon,
@@ -298,10 +299,6 @@ def _mask(
     shape: dict[str, Any], points: list[float], image: Image, place: str, notes: Notes
 ) -> dict[str, Any] | None:
     """RLE of a mask in the whole image; what is beyond its edges is cut off."""
-    import numpy as np
-
-    from dataset_tools.rle import encode_mask
-
     patch = _picture(_base64(shape.get("mask"), f"{place}: mask"), f"{place}: mask")
     left, top, right, bottom = (round(value) for value in points[:4])
     whole = all(float(value).is_integer() for value in points[:4])
@@ -310,17 +307,13 @@ def _mask(
             f"{place}: the mask has {patch.shape[1]}×{patch.shape[0]} px, but its points, both "
             f"included, are {right - left + 1}×{bottom - top + 1} apart. Mend or remove it."
         )
-    mask = np.zeros((image.height, image.width), dtype=bool)
-    x, y = max(left, 0), max(top, 0)
-    inside = patch[y - top : image.height - top, x - left : image.width - left]
-    if image.height > top and image.width > left:
-        mask[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    if mask.sum() < patch.sum():
+    rle, is_cut = encode_patch(patch, left, top, image.width, image.height, place)
+    if is_cut:
         notes.suspect("mask that goes beyond the image (cut off)", place)
-    if not mask.any():
+    if rle_box(rle) is None:
         notes.drop("mask without a pixel", place)
         return None
-    return encode_mask(mask)
+    return rle
 
 
 def _kept(entry: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:

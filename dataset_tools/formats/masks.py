@@ -123,6 +123,7 @@ def write(
     """Write images/ and masks/ (or class_masks/), in a folder for each split."""
     names = [category.name for category in joined_categories(splits.values())]
     by_class = len(names) > 1 if classes == "auto" else classes == "folders"
+    _check_any_mask(splits.values())
     notes.tell(f"masks are written {'by' if by_class else 'without'} class (--classes)")
     if by_class:
         for name in names:
@@ -149,6 +150,16 @@ def write(
                 for name in groups or ([] if by_class else [""]):
                     chosen = [not by_class or a.category == name for a in objects]
                     _write_map(_folder(base, name) / f"{stem}.png", owners, chosen, style)
+
+
+def _check_any_mask(datasets: Iterable[Dataset]) -> None:
+    found = [a for dataset in datasets for image in dataset.images for a in image.annotations]
+    if not any(annotation.segmentation and not annotation.iscrowd for annotation in found):
+        raise InputError(
+            f"None of the {len(found):,} objects has a mask (crowds do not count), and nothing "
+            "else can be written here. Export to a format that has what they have: "
+            "`python -m dataset_tools formats` lists them."
+        )
 
 
 def _folder(base: Path, category: str) -> Path:

@@ -154,7 +154,7 @@ class _Reader:
         if read is None:
             notes.drop(f"object of the shape {kind}", place)
             return None
-        annotation = read(text(label, "classTitle", place), label, size, place)
+        annotation = read(text(label, "classTitle", place), label, size, place, notes)
         if isinstance(annotation.segmentation, dict) and annotation_box(annotation) is None:
             notes.drop("mask without a pixel", place)
             return None
@@ -165,7 +165,9 @@ class _Reader:
         annotation.iscrowd = take_crowd(annotation.attributes)
         return annotation
 
-    def _rectangle(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _rectangle(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         flat = _exterior(label, place)
         if len(flat) != 4:
             raise InputError(f"{place}: a rectangle has two corners, not {len(flat) // 2}.")
@@ -175,33 +177,50 @@ class _Reader:
             right, bottom = right + 1, bottom + 1
         return Annotation(name, (left, top, right, bottom))
 
-    def _polygon(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _polygon(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         exterior = _exterior(label, place)
         inner = mapped(label, "points", place)
         rings = listed(inner, "interior", place)
         holes = [points({"interior": ring}, "interior", place) for ring in rings]
         if not holes:
             return Annotation(name, polygons_box([exterior]), [exterior])
+        width, height = size
+        if not (
+            min(exterior) >= 0 and max(exterior[0::2]) <= width and max(exterior[1::2]) <= height
+        ):
+            notes.suspect("polygon with holes that goes beyond the image (cut off)", place)
         mask = polygons_mask([exterior], *size)
         mask[polygons_mask(holes, *size) > 0] = 0
         return Annotation(name, None, encode_mask(mask))
 
-    def _bitmap(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _bitmap(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         bitmap = mapped(label, "bitmap", place)
         origin = numbers(bitmap, "origin", place)
         if len(origin) != 2:
             raise InputError(f"{place}: the origin of a bitmap is two numbers, not {origin}.")
         mask = _decode_bitmap(text(bitmap, "data", place), place)
-        rle, _ = encode_patch(mask, int(origin[0]), int(origin[1]), *size, place)
+        rle, is_cut = encode_patch(mask, int(origin[0]), int(origin[1]), *size, place)
+        if is_cut:
+            notes.suspect("mask that goes beyond the image (cut off)", place)
         return Annotation(name, None, rle)
 
-    def _line(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _line(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         return points_annotation(name, _exterior(label, place), "line")
 
-    def _point(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _point(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         return points_annotation(name, _exterior(label, place)[:2], "point")
 
-    def _graph(self, name: str, label: dict, size: tuple[int, int], place: str) -> Annotation:
+    def _graph(
+        self, name: str, label: dict, size: tuple[int, int], place: str, notes: Notes
+    ) -> Annotation:
         known = self.classes.get(name) or _Class(name, {}, [])
         dots = [0.0] * 3 * len(known.nodes)
         order = list(known.nodes)

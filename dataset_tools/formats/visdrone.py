@@ -9,7 +9,7 @@ partial, 2 heavy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +44,7 @@ CLASSES = NAMES[1:11]  # what the challenge evaluates
 
 def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "crowd") -> Plan:
     """Plan to read the folder of a dataset, of one split, or a single text file."""
-    base = path if path.is_dir() else path.parent
-    if base.name == "annotations" and images is None:
-        base = base.parent
-    labels = text_labels(path, base, _looks_like_labels)
-    if not labels:
-        raise InputError(
-            f"{path}: no text file of VisDrone's is in it. Give annotations/'s folder."
-        )
+    base, labels = find_labels(path, images, 8, "VisDrone's")
     root = root_of(base, images)
     index = ImageIndex(root)
     if path.is_dir():
@@ -124,10 +117,23 @@ def categories(seen: set[str]) -> list[Category]:
     ]
 
 
-def _looks_like_labels(path: Path) -> bool:
-    """Whether it is a label file; an empty one is."""
-    lines = Glimpse(path).head(path.name).splitlines()[:1]
-    return all(len(line.rstrip(" ,").split(",")) == 8 for line in lines)
+def find_labels(
+    path: Path, images: Path | None, columns: int, whose: str
+) -> tuple[Path, Sequence[str]]:
+    """The dataset's folder and the label files in it, which have so many columns (an empty one is
+    such a file, too). InputError if there are none."""
+    base = path if path.is_dir() else path.parent
+    if base.name == "annotations" and images is None:
+        base = base.parent
+
+    def looks_right(file: Path) -> bool:
+        lines = Glimpse(file).head(file.name).splitlines()[:1]
+        return all(len(line.rstrip(" ,").split(",")) == columns for line in lines)
+
+    labels = text_labels(path, base, looks_right)
+    if not labels:
+        raise InputError(f"{path}: no text file of {whose} is in it. Give annotations/'s folder.")
+    return base, labels
 
 
 def is_box(line: str) -> bool:

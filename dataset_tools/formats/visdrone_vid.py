@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset_tools.errors import InputError
 from dataset_tools.formats.base import Evidence, Format, Glimpse, Plan, root_of
 from dataset_tools.formats.frames import Dialect, VideoReader
-from dataset_tools.formats.reading import IGNORED, all_lines, text_labels
-from dataset_tools.formats.visdrone import CLASSES, NAMES, categories, is_box, read_box
+from dataset_tools.formats.reading import IGNORED, all_lines
+from dataset_tools.formats.visdrone import CLASSES, NAMES, categories, find_labels, is_box, read_box
 from dataset_tools.notes import Notes
 
 
@@ -31,14 +30,7 @@ DIALECT = Dialect(_columns, read_box, _folder, 1, NAMES[0], CLASSES)
 
 def plan(path: Path, notes: Notes, images: Path | None = None, ignored: str = "crowd") -> Plan:
     """Plan to read the folder of a dataset, of one split, or a single text file."""
-    base = path if path.is_dir() else path.parent
-    if base.name == "annotations" and images is None:
-        base = base.parent
-    labels = text_labels(path, base, _looks_like_labels)
-    if not labels:
-        raise InputError(
-            f"{path}: no text file of VisDrone's sequences is in it. Give annotations/'s folder."
-        )
+    base, labels = find_labels(path, images, 10, "VisDrone's sequences")
     root = root_of(base, images)
     prefix = f"{base.resolve().name}/"  # VisDrone2019-VID-train is often given by itself
     return Plan(root, labels, VideoReader(DIALECT, base, root, ignored, prefix), categories)
@@ -52,12 +44,6 @@ def recognise(glimpse: Glimpse) -> Evidence | None:
         if name
         else None
     )
-
-
-def _looks_like_labels(path: Path) -> bool:
-    """Whether it is a label file; an empty one is."""
-    lines = Glimpse(path).head(path.name).splitlines()[:1]
-    return all(len(line.rstrip(" ,").split(",")) == 10 for line in lines)
 
 
 def _is_tracked(line: str) -> bool:

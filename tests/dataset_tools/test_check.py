@@ -11,13 +11,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from dataset_tools import parallel
+from dataset_tools import check, parallel
 from dataset_tools.check import check_dataset
 from dataset_tools.checks import pictures
 from dataset_tools.checks.pictures import State, probe_images
 from dataset_tools.checks.report import RULES, Severity
 from dataset_tools.cli import main
-from dataset_tools.errors import InputError
+from dataset_tools.errors import EXIT_BAD_INPUT, InputError
 from seriatim.testing.shapes import encode_rle, make_shapes
 
 
@@ -555,3 +555,23 @@ def test_headers_are_read_by_processes_as_by_one(folder, monkeypatch):
 def test_the_speed_is_said(folder, capsys, options, words):
     main(["check", str(folder / "shapes.json"), "--images", str(folder / "images"), *options])
     assert re.search(rf"6 image.* {words} in \d+\.\d s: [\d,]+ images/s", capsys.readouterr().out)
+
+
+def test_of_several_files_all_are_mended_or_none(folder, monkeypatch):
+    shutil.copy(folder / "shapes.json", folder / "other.json")
+    files = [str(folder / name) for name in ("shapes.json", "other.json")]
+    out = folder / "mended"
+    arguments = ["check", *files, "--images", str(folder / "images"), "--fix", "-o", str(out)]
+    mend = check.mend
+
+    def mend_but_one(subject):
+        if subject.path.name == "other.json":
+            raise InputError("the disk is full")
+        return mend(subject)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "mend", mend_but_one)
+        assert main(arguments) == EXIT_BAD_INPUT
+    assert list(out.iterdir()) == []
+    main(arguments)
+    assert sorted(path.name for path in out.iterdir()) == ["other.json", "shapes.json"]

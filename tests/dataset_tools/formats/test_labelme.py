@@ -102,6 +102,15 @@ def test_a_mask_lies_between_its_points_both_included(tmp_path):
     assert found["bbox"] == [4, 6, 3, 2] and found["area"] == 5
 
 
+def test_a_size_that_no_image_has_takes_no_memory(tmp_path):
+    mask = shape([[4, 6], [4, 6]], "mask", mask=base64_png(np.ones((1, 1), np.uint8)))
+    folder = dataset(tmp_path / "in", mask, imageHeight=10**7, imageWidth=10**7)
+    for image in folder.glob("*.jpg"):
+        image.unlink()
+    with pytest.raises(InputError, match="no image has 10000000×10000000 px"):
+        convert_dataset("labelme", folder, tmp_path / "out")
+
+
 def test_masks_of_one_bit_beyond_the_edges_or_at_fractions(tmp_path):
     patch = np.ones((2, 3), dtype=bool)
     conversion, found = entries(

@@ -100,6 +100,13 @@ def test_what_is_written(tmp_path, style):
     assert np.array_equal(numbers, np.where(FIRST, 1, np.where(SECOND, 2, 0)))
 
 
+def test_a_dataset_without_masks_is_not_written(tmp_path):
+    crowd = Annotation("cat", segmentation=encode_mask(FIRST), iscrowd=True)
+    with pytest.raises(InputError, match="None of the 2 objects has a mask"):
+        exported(tmp_path, [Annotation("cat", (1, 1, 2, 2)), crowd])
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_written_is_counted(tmp_path):
     mask = encode_mask(FIRST)
     objects = [
@@ -129,4 +136,4 @@ def test_what_the_style_or_a_folder_cannot_hold_is_refused(tmp_path):
     with pytest.raises(InputError, match="256 instances, but --style indexed"):
         export_dataset("masks", {None: tmp_path / "all.json"}, tmp_path / "out", style="indexed")
     with pytest.raises(InputError, match="'a/b' cannot name a folder"):
-        exported(tmp_path / "2", [], ["a/b", "c"])
+        exported(tmp_path / "2", [Annotation("c", segmentation=encode_mask(FIRST))], ["a/b", "c"])

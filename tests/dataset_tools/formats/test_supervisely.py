@@ -114,12 +114,23 @@ def test_bitmaps_of_every_kind_of_png(tmp_path, mode):
 
 def test_bitmaps_that_hang_over_are_cut_and_empty_ones_counted(tmp_path):
     image = Pillow.new("L", (30, 30), 255)
-    _, found = read(tmp_path, bitmap(image, [-25, -26]), bitmap(image, [18, 9]))
+    conversion, found = read(tmp_path, bitmap(image, [-25, -26]), bitmap(image, [18, 9]))
+    assert conversion.notes.suspicious["mask that goes beyond the image (cut off)"].count == 2
     assert [box for _, box, _ in found["objects"]] == [[0, 0, 5, 4], [18, 9, 2, 1]]
     outside = bitmap(image, [20, 0])
     conversion, found = read(tmp_path, outside, bitmap(Pillow.new("L", (2, 2)), [0, 0]))
     assert found["objects"] == []
     assert conversion.notes.dropped["mask without a pixel"].count == 2
+
+
+def test_a_polygon_with_holes_that_hangs_over_is_told(tmp_path):
+    corners = [[-2, 1], [8, 1], [8, 9], [-2, 9]]
+    polygon = drawn("polygon", corners)
+    polygon["points"]["interior"] = [[[2, 3], [5, 3], [5, 6], [2, 6]]]
+    conversion, found = read(tmp_path, polygon)
+    assert [box for _, box, _ in found["objects"]] == [[0, 1, 8, 8]]
+    note = conversion.notes.suspicious["polygon with holes that goes beyond the image (cut off)"]
+    assert note.count == 1
 
 
 def test_lines_points_graphs_and_other_shapes(tmp_path):
