@@ -178,11 +178,19 @@ def _add_model_keys(cfg: CfgNode) -> None:
     d.CHANNELS = 64
     # Score that the classification prior starts from (focal loss, arXiv 1708.02002).
     d.PRIOR_PROB = 0.01
-    # Candidates per ground truth, and the exponents of score and IoU in the alignment metric.
+    # Which points answer for an object: "task_aligned", "atss" (arXiv 1912.02424) or "simota"
+    # (arXiv 2107.08430).
+    d.ASSIGNER = "task_aligned"
+    # Of "task_aligned": candidates per ground truth, and the exponents of score and IoU in the
+    # alignment metric.
     d.TOPK = 13
     d.ALPHA = 1.0
     d.BETA = 6.0
     d.CLS_WEIGHT = 1.0
+    # Exponent of the quality focal loss; 0 is binary cross entropy with soft targets.
+    d.CLS_FOCUS = 2.0
+    # "giou", "diou" or "ciou".
+    d.BOX_LOSS = "giou"
     d.BOX_WEIGHT = 2.0
     d.SCORE_THRESH_TEST = 0.02
     d.TOPK_CANDIDATES_TEST = 3000

@@ -361,6 +361,14 @@ def choose_schedule(
             round(rate, 6),
             f"{cfg.SOLVER.BASE_LR:g} for {REFERENCE_BATCH} images, by the root of the batch",
         ),
+        *choose_memory(steps),
+        Choice("TEST.EVAL_PERIOD", 0, "one evaluation, at the end"),
+    ]
+
+
+def choose_memory(steps: int) -> list[Choice]:
+    """What goes with so many steps: warm-up, and how far back the average of the weights looks."""
+    return [
         Choice("SOLVER.WARMUP_ITERS", min(50, steps // 6), "at most a sixth of the steps"),
         Choice(
             "SERIATIM.SOLVER.EMA_DECAY",
@@ -368,7 +376,6 @@ def choose_schedule(
             "the average remembers the last third",
         ),
         Choice("SERIATIM.SOLVER.EMA_WARMUP", max(1, steps // 3), "a third of the steps"),
-        Choice("TEST.EVAL_PERIOD", 0, "one evaluation, at the end"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +18,25 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from dataset_tools.errors import InputError
-from seriatim.modeling.assigner import Targets, TaskAlignedAssigner
+from seriatim.modeling.assigner import (
+    Assigner,
+    ATSSAssigner,
+    SimOTAAssigner,
+    Targets,
+    TaskAlignedAssigner,
+)
 from seriatim.modeling.heads.decoupled import DecoupledHead
 from seriatim.modeling.heads.mask import DynamicMaskHead, mask_loss, take_turns
 
 Predictions = tuple[list[Tensor], ...]  # of `DecoupledHead`
+BOX_LOSSES = {
+    "giou": generalized_box_iou_loss,  # arXiv 1902.09630
+    "diou": distance_box_iou_loss,  # arXiv 1911.08287
+    "ciou": complete_box_iou_loss,  # the same, with the shape
+}
 
 
 @META_ARCH_REGISTRY.register()
@@ -34,7 +46,8 @@ class TaskAlignedDetector(DenseDetector):
     Points and distances are FCOS's (arXiv 1904.01355); assignment is TOOD's (arXiv 2108.07755), so
     that the points which answer for an object are those that both classify and place it well; the
     classification loss is quality focal loss (arXiv 2006.04388), whose target is the IoU-scaled
-    alignment; the box loss is GIoU (arXiv 1902.09630) in float32. In training the module gives
+    alignment; the box loss is GIoU (arXiv 1902.09630) in float32. Other assigners and box losses
+    are there to compare with. In training the module gives
     {"loss_cls", "loss_box"}, in inference Detectron2's [{"instances": Instances(pred_boxes, scores,
     pred_classes)}]. With a mask head come "loss_mask", for which gt_masks are needed, and
     pred_masks.
@@ -47,10 +60,12 @@ class TaskAlignedDetector(DenseDetector):
         backbone: Backbone,
         head: nn.Module,
         head_in_features: list[str],
-        assigner: TaskAlignedAssigner,
+        assigner: Assigner,
         num_classes: int,
         cls_weight: float,
         box_weight: float,
+        cls_focus: float = 2.0,
+        box_loss: str = "giou",
         test_score_thresh: float,
         test_topk_candidates: int,
         test_nms_thresh: float,
@@ -71,6 +86,8 @@ class TaskAlignedDetector(DenseDetector):
             assigner: chooses the points that answer for each object.
             num_classes: number of foreground classes.
             cls_weight, box_weight: factors of the two losses.
+            cls_focus: exponent of the quality focal loss; 0 is binary cross entropy.
+            box_loss: a name of BOX_LOSSES.
             test_score_thresh: detections below this score are dropped.
             test_topk_candidates: best candidates per image that go into NMS.
             test_nms_thresh: IoU above which the weaker of two boxes of one class is dropped.
@@ -90,6 +107,8 @@ class TaskAlignedDetector(DenseDetector):
         self.num_classes = num_classes
         self.cls_weight = cls_weight
         self.box_weight = box_weight
+        self.cls_focus = cls_focus
+        self.box_loss = BOX_LOSSES[box_loss]
         self.test_score_thresh = test_score_thresh
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
@@ -119,10 +138,12 @@ class TaskAlignedDetector(DenseDetector):
             "backbone": backbone,
             "head": head,
             "head_in_features": in_features,
-            "assigner": TaskAlignedAssigner(options.TOPK, options.ALPHA, options.BETA),
+            "assigner": _assigner(options, [shapes[name].stride for name in in_features]),
             "num_classes": options.NUM_CLASSES,
             "cls_weight": options.CLS_WEIGHT,
             "box_weight": options.BOX_WEIGHT,
+            "cls_focus": options.CLS_FOCUS,
+            "box_loss": _one_of("BOX_LOSS", options.BOX_LOSS, BOX_LOSSES),
             "test_score_thresh": options.SCORE_THRESH_TEST,
             "test_topk_candidates": options.TOPK_CANDIDATES_TEST,
             "test_nms_thresh": options.NMS_THRESH_TEST,
@@ -172,12 +193,10 @@ class TaskAlignedDetector(DenseDetector):
         weights = targets.weights
         normalizer = _over_processes(weights.sum())
         foreground = targets.foreground
-        box_loss = generalized_box_iou_loss(
-            boxes[foreground], targets.boxes[foreground], reduction="none"
-        )
+        box_loss = self.box_loss(boxes[foreground], targets.boxes[foreground], reduction="none")
         return {
             "loss_cls": self.cls_weight
-            * quality_focal_loss(logits, targets.scores).sum()
+            * quality_focal_loss(logits, targets.scores, self.cls_focus).sum()
             / normalizer,
             "loss_box": self.box_weight * (box_loss * weights[foreground]).sum() / normalizer,
         }
@@ -243,9 +262,11 @@ class TaskAlignedDetector(DenseDetector):
         entropy = -(scores * math.log(prior) + (1 - scores) * math.log1p(-prior))
         normalizer = weights.sum().clamp(min=1)
         chosen = targets.foreground
-        box_losses = generalized_box_iou_loss(boxes[chosen], targets.boxes[chosen])
+        box_losses = self.box_loss(boxes[chosen], targets.boxes[chosen])
         fresh_losses = {
-            "loss_cls": self.cls_weight * ((scores - prior) ** 2 * entropy).sum() / normalizer,
+            "loss_cls": self.cls_weight
+            * ((scores - prior).abs() ** self.cls_focus * entropy).sum()
+            / normalizer,
             "loss_box": self.box_weight * (box_losses * weights[chosen]).sum() / normalizer,
         }
         if self.mask_head is not None:
@@ -363,6 +384,23 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Te
     """
     weight = (targets - logits.sigmoid()).abs().pow(beta)
     return weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def _assigner(options: CfgNode, strides: list[int]) -> Assigner:
+    known = {
+        "task_aligned": lambda: TaskAlignedAssigner(options.TOPK, options.ALPHA, options.BETA),
+        "atss": lambda: ATSSAssigner(tuple(strides)),
+        "simota": SimOTAAssigner,
+    }
+    return known[_one_of("ASSIGNER", options.ASSIGNER, known)]()
+
+
+def _one_of(key: str, value: str, known: Iterable[str]) -> str:
+    if value not in known:
+        raise InputError(
+            f"MODEL.TASK_ALIGNED.{key} is {value!r}; it takes one of {', '.join(known)}."
+        )
+    return value
 
 
 def _mask_head(options: CfgNode, finest: ShapeSpec) -> DynamicMaskHead:

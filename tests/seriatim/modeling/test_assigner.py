@@ -1,10 +1,19 @@
-"""Task-aligned assignment against a twin in plain loops, and the properties that it must have."""
+"""Assignments against twins in plain loops, and the properties that they must have."""
 
+import math
+import statistics
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seriatim.modeling.assigner import TaskAlignedAssigner, _distance_penalty
+from seriatim.modeling.assigner import (
+    ATSSAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+    _distance_penalty,
+)
 
 GRID = (
     torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1).reshape(
@@ -118,3 +127,107 @@ def test_a_tie_is_decided_within_its_own_image():
     pair = torch.cat([distance, 1e5 * distance])
     together = _distance_penalty(pair, candidate.expand(2, 1, 2))
     assert torch.equal(alone[0], together[0])
+
+
+# The alternatives
+
+
+def _levels(strides):
+    """Points of a 64 × 64 image, and the stride of each."""
+    points, own = [], []
+    for stride in strides:
+        for row in range(64 // stride):
+            for column in range(64 // stride):
+                points.append(((column + 0.5) * stride, (row + 0.5) * stride))
+                own.append(stride)
+    return points, own
+
+
+def _atss_twin(points, own, gt_boxes, topk):
+    """{point: object} of one image, by the paper's algorithm 1."""
+    taken = {}
+    for number, box in enumerate(gt_boxes):
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        considered = []
+        for stride in sorted(set(own)):
+            level = [p for p in range(len(points)) if own[p] == stride]
+            level.sort(key=lambda p: math.dist(points[p], (x, y)))
+            considered += level[:topk]
+        overlap = {
+            p: _iou(
+                box,
+                [c + s * 4 * own[p] for s in (-1, 1) for c in points[p]],
+            )
+            for p in considered
+        }
+        least = statistics.mean(overlap.values()) + statistics.stdev(overlap.values())
+        inside = [
+            p
+            for p in range(len(points))
+            if box[0] < points[p][0] < box[2] and box[1] < points[p][1] < box[3]
+        ]
+        for p in considered:
+            if overlap[p] >= least and p in inside and overlap[p] > taken.get(p, (0, -1))[0]:
+                taken[p] = (overlap[p], number)
+    return {p: number for p, (_, number) in taken.items()}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 4), topk=st.integers(2, 9))
+def test_atss_equals_plain_loops(seed, count, topk):
+    g = torch.Generator().manual_seed(seed)
+    points, own = _levels((8, 16, 32))
+    corner = torch.rand(1, count, 2, generator=g) * 30
+    gt_boxes = torch.cat([corner, corner + 12 + torch.rand(1, count, 2, generator=g) * 20], -1)
+    boxes = torch.cat([torch.tensor(points) - 8, torch.tensor(points) + 8], -1)[None]
+    targets = ATSSAssigner((8, 16, 32), topk)(
+        torch.rand(1, len(points), 2, generator=g),
+        boxes,
+        torch.tensor(points),
+        gt_boxes,
+        torch.zeros(1, count, dtype=torch.int64),
+        torch.ones(1, count, dtype=torch.bool),
+    )
+    expected = _atss_twin(points, own, gt_boxes[0].tolist(), topk)
+    found = {p: int(m) for p, m in enumerate(targets.matched[0]) if m >= 0}
+    assert found == expected
+    for p, number in found.items():
+        iou = _iou(gt_boxes[0, number].tolist(), boxes[0, p].tolist())
+        assert targets.scores[0, p].tolist() == pytest.approx([iou, 0.0], abs=1e-5)
+
+
+def _simota_twin(assigner, scores, boxes, gt_boxes, gt_classes, count):
+    """{point: (object, target)} of one image."""
+    wanted = {}
+    for m in range(count):
+        x1, y1, x2, y2 = gt_boxes[m].tolist()
+        inside = [p for p, (x, y) in enumerate(GRID.tolist()) if x1 < x < x2 and y1 < y < y2]
+        cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+        if not inside:
+            inside = [min(range(len(GRID)), key=lambda p: math.dist(GRID[p].tolist(), (cx, cy)))]
+        iou = {p: _iou(gt_boxes[m].tolist(), boxes[p].tolist()) for p in inside}
+        cost = {
+            p: -math.log(scores[p, gt_classes[m]].item())
+            - assigner.iou_weight * math.log(max(iou[p], 1e-9))
+            for p in inside
+        }
+        share = sum(sorted(iou.values(), reverse=True)[: assigner.topk])
+        for p in sorted(inside, key=lambda p: cost[p])[: max(1, int(share))]:
+            wanted.setdefault(p, []).append((cost[p], m, iou[p]))
+    return {p: min(options)[1:] for p, options in wanted.items()}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+def test_simota_equals_plain_loops(seed, counts):
+    assigner = SimOTAAssigner(topk=6)
+    scores, boxes, gt_boxes, gt_classes, valid = _scene(seed, counts)
+    targets = assigner(scores, boxes, GRID, gt_boxes, gt_classes, valid)
+    for image, count in enumerate(counts):
+        expected = _simota_twin(
+            assigner, scores[image], boxes[image], gt_boxes[image], gt_classes[image], count
+        )
+        found = {p: int(m) for p, m in enumerate(targets.matched[image]) if m >= 0}
+        assert found == {p: m for p, (m, _) in expected.items()}
+        for p, (_, iou) in expected.items():
+            assert targets.weights[image, p].item() == pytest.approx(iou, abs=1e-5)

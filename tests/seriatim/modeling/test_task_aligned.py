@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 import seriatim.modeling  # noqa: F401 — registers the detector
+from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector, quality_focal_loss
 
@@ -208,3 +209,36 @@ def test_the_loss_is_a_bce_where_the_focus_is_off():
         quality_focal_loss(logits, targets, beta=0.0),
         F.binary_cross_entropy_with_logits(logits, targets, reduction="none"),
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ASSIGNER": "atss"},
+        {"ASSIGNER": "simota"},
+        {"BOX_LOSS": "diou"},
+        {"BOX_LOSS": "ciou"},
+        {"CLS_FOCUS": 0.0},
+    ],
+)
+def test_alternatives_start_as_they_say_and_learn(options):
+    model = _detector(**options).train()
+    inputs = [_input(7, 2), _input(8, 2)]
+    expected = model.expected_initial_losses(inputs)
+    losses = model(inputs)
+    for name, value in losses.items():
+        assert expected[name][0] < value.item() < expected[name][1], name
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    first = losses["loss_box"].item()
+    for _ in range(15):
+        losses = model(inputs)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert losses["loss_box"].item() < 0.9 * first
+
+
+@pytest.mark.parametrize("key", ["ASSIGNER", "BOX_LOSS"])
+def test_a_name_that_is_none_is_refused(key):
+    with pytest.raises(InputError, match=key):
+        _detector(**{key: "best"})
