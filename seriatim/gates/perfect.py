@@ -16,19 +16,21 @@ from dataclasses import dataclass
 import torch
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.observe import Observation
 from seriatim.gates.verdict import Cause, Finding
+from seriatim.modeling.heads.mask import DynamicMaskHead
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector
 
 CERTAIN = 10.0  # a logit: a score of 0.99995
 # Of the loss of a fresh head: what is left are labels that are soft, or points outside of boxes.
 LEFT_OVER = 0.25
 CLOSE = 0.8  # IoU of a detection with its object; exact but for rounding and clipping
+SAME_MASK = 0.7  # IoU: of small objects the edge is much
 MOST = 0.6  # of the objects: NMS removes some, and points outside of their object cannot place it
 
 Levels = list[Tensor]
@@ -43,12 +45,14 @@ class Perfection:
         found: share of the objects that inference gives, with their class; None if not asked.
         placed: the same, whatever the class.
         scores: lowest and highest score of what inference gives.
+        drawn: share of the placed objects whose mask is theirs; None if there are no masks.
     """
 
     losses: dict[str, float]
     found: float | None = None
     placed: float | None = None
     scores: tuple[float, float] | None = None
+    drawn: float | None = None
 
 
 def perfection(
@@ -117,6 +121,16 @@ def findings(fresh: dict[str, float], perfect: Perfection) -> Iterator[Finding]:
                 Cause("inference takes scores and labels from different orders"),
             ],
         )
+    elif perfect.drawn is not None and perfect.drawn < MOST:
+        yield Finding(
+            f"of masks that are exactly the ground truth, inference draws {perfect.drawn:.0%}.",
+            f"at least {MOST:.0%} of the masks at IoU {SAME_MASK:g}.",
+            [
+                Cause("masks are pasted in another frame than that which training cuts them in"),
+                Cause("inference puts scores of masks through a sigmoid twice, or takes logits"),
+                Cause("masks and boxes of inference are in different orders"),
+            ],
+        )
 
 
 def _causes_of_loss(bad: list[str], fresh: dict[str, float], perfect: Perfection) -> list[Cause]:
@@ -128,6 +142,12 @@ def _causes_of_loss(bad: list[str], fresh: dict[str, float], perfect: Perfection
         "predictions are flattened in another order than their targets: a view or reshape where a"
         " permute is needed"
     )
+    if bad == ["loss_mask"]:
+        return [
+            Cause("the mask loss compares masks in two frames: other boxes, or x and y exchanged"),
+            Cause("a sigmoid is applied before a mask loss that applies one itself"),
+            Cause("the mask loss takes the mask of another object"),
+        ]
     classes = [name for name in bad if "cls" in name]
     if classes and len(bad) > len(classes):
         return [order, shifted]
@@ -147,9 +167,8 @@ def _dense(
     outputs: tuple[Levels, Levels],
     truth: list[Instances],
 ) -> Perfection:
-    with _replaced(model.head, outputs), torch.no_grad():
+    with _replaced(model.head, outputs), _perfect_masks(model, batch), torch.no_grad():
         losses = {n: float(v) for n, v in context.losses(model, batch).items()}
-        losses.pop("loss_mask", None)  # masks are no outputs of the head
         asked = []
         for image in batch:
             height, width = image["image"].shape[-2:]
@@ -164,6 +183,31 @@ def _replaced(head: nn.Module, outputs: tuple[Levels, Levels]) -> Iterator[None]
         # What else the head gives, such as embeddings for masks, stays.
         replaced = ([level.clone() for level in levels] for levels in outputs)
         return (*replaced, *output[len(outputs) :])
+
+    handle = head.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _perfect_masks(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Where a mask head of ours looks through a box, it sees the object whose box that is most."""
+    head = getattr(model, "mask_head", None)
+    if not isinstance(head, DynamicMaskHead):
+        yield
+        return
+
+    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        masks = []
+        for image, boxes in zip(batch, inputs[2], strict=True):
+            truth, windows = image["instances"], boxes.cpu()
+            if len(windows):
+                own = pairwise_iou(Boxes(windows), truth.gt_boxes).argmax(1)
+                cut = truth.gt_masks[own].crop_and_resize(windows, head.resolution)
+                masks.append(cut.float() * 2 * CERTAIN - CERTAIN)
+        return torch.cat(masks).to(output) if masks else output
 
     handle = head.register_forward_hook(hook)
     try:
@@ -309,7 +353,7 @@ def is_documented(stage: FastRCNNOutputLayers) -> bool:
 def _compared(
     losses: dict[str, float], found: list[Instances], truth: list[Instances]
 ) -> Perfection:
-    total = placed = named = 0
+    total = placed = named = drawn = 0
     scores = torch.cat([f.scores for f in found]) if found else torch.zeros(0)
     extent = (float(scores.min()), float(scores.max())) if len(scores) else None
     for detected, real in zip(found, truth, strict=True):
@@ -320,9 +364,23 @@ def _compared(
         same = real.gt_classes[:, None] == detected.pred_classes.to("cpu")[None]
         placed += int(close.any(1).sum())
         named += int((close & same).any(1).sum())
+        if detected.has("pred_masks") and real.has("gt_masks"):
+            drawn += int((close & _same_masks(real, detected)).any(1).sum())
     if not total:
         return Perfection(losses)
-    return Perfection(losses, named / total, placed / total, extent)
+    masks = all(f.has("pred_masks") for f in found) and placed > 0
+    share = drawn / placed if masks else None
+    return Perfection(losses, named / total, placed / total, extent, share)
+
+
+def _same_masks(real: Instances, detected: Instances) -> Tensor:
+    """(objects, detections) bool: the masks are the same, but for the grid they are found on."""
+    truth = real.gt_masks
+    if isinstance(truth, PolygonMasks):
+        truth = BitMasks.from_polygon_masks(truth, *real.image_size)
+    a, b = (m.flatten(1).float().cpu() for m in (truth.tensor, detected.pred_masks))
+    both = a @ b.T
+    return both > SAME_MASK * (a.sum(1)[:, None] + b.sum(1)[None] - both)
 
 
 def _upright(instances: Instances) -> bool:

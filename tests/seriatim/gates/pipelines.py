@@ -49,6 +49,11 @@ KINDS: dict[str, dict] = {
         "MODEL__META_ARCHITECTURE": "TaskAlignedDetector",
         "MODEL__TASK_ALIGNED": {"CHANNELS": 16, "NUM_CONVS": 1},
     },
+    "task_aligned_masks": {
+        "MODEL__META_ARCHITECTURE": "TaskAlignedDetector",
+        "MODEL__MASK_ON": True,
+        "MODEL__TASK_ALIGNED": {"CHANNELS": 16, "NUM_CONVS": 1},
+    },
     "fcos": {
         "MODEL__META_ARCHITECTURE": "FCOSDetector",
         "MODEL__FPN__OUT_CHANNELS": 32,

@@ -33,7 +33,7 @@ def test_healthy(tmp_path, kind):
     assert_healthy(verdict)
     tally = verdict.numbers["objects"]
     assert tally["objects"] > 10 or kind == "semantic"
-    assert (tally["masks"] > 5) == (kind in ("mask_rcnn", "panoptic"))
+    assert (tally["masks"] > 5) == ("mask" in kind or kind == "panoptic")
     assert (tally["points"] > 5) == (kind == "keypoint_rcnn")
     assert (tally["label_images"] == 8) == (kind in ("semantic", "panoptic"))
     assert (tmp_path / "gate" / "inputs.png").exists()
