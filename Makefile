@@ -11,15 +11,18 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench zoo doctor clean
+.PHONY: help setup demo federated-demo test lint bench zoo doctor clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.detectron2 ## virtual environment, PyTorch, Detectron2 and this package, in .venv
 
 demo: setup ## real photographs of a forest: convert, check, train, evaluate, look
 	@$(PY) -m seriatim.demo $(ARGS)
+
+federated-demo: setup ## four parties and a coordinator, processes that speak over TLS (DIGITS=folder of npz files)
+	@OMP_NUM_THREADS=1 $(PY) projects/KD3A/federate.py demo $(if $(DIGITS),--digits $(DIGITS)) $(ARGS)
 
 test: setup ## all tests
 	@# One thread each: the processes already use the cores.

@@ -11,13 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from kd3a.domains import PUBLISHED, SIDE, optdigits, save_digits
 from PIL import Image
 
 from dataset_tools.errors import InputError, run
-from dataset_tools.files import atomic_path
-
-SIZE = 32  # px
-DOMAINS = ("mnist", "usps", "mnist_m")
 
 
 def main() -> int:
@@ -28,7 +25,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("datasets/digits"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in DOMAINS:
+    for name in PUBLISHED:
         source = args.source / f"{name}.npz"
         if not source.is_file():
             raise InputError(f"There is no file {source}: an npz with `images` and `labels`.")
@@ -38,24 +35,15 @@ def main() -> int:
     return 0
 
 
-def optdigits() -> tuple[np.ndarray, np.ndarray]:
-    """(1797, 8, 8) uint8, white on black, scaled from 0–16 to 0–255; (1797,) labels."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
-
-
 def save(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     images = np.stack([scaled(image) for image in images])
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=images, labels=labels.astype(np.int64))
+    save_digits(path, (images, labels))
     print(f"{path}: {len(images)} images {'×'.join(map(str, images.shape[1:]))}")
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
     """(H, W[, 3]) uint8 → (32, 32[, 3]), bilinear: once here rather than in every epoch."""
-    return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from kd3a.federation import Federation, Settings, run_rounds
 from kd3a.local import InProcessGrid, server_identity
 from kd3a.messages import SOURCE, TARGET
 from kd3a.party import PartyTrainer, TrainerParty
+from kd3a.privacy import MODES, privacy_mods, with_privacy
+from kd3a.secure import SecureFedAvg
 from kd3a.strategies import KD3A, FedProx, Robust
 from seriatim.data.catalog import register_datasets
 from seriatim.engine.state import seed_everything
@@ -53,6 +56,17 @@ def party_config(cfg: CfgNode, name: str) -> CfgNode:
     return own
 
 
+def own_datasets(name: str) -> list[str]:
+    """Overrides of a config of the party `name` alone."""
+    return all_datasets([name])
+
+
+def all_datasets(names: Sequence[str]) -> list[str]:
+    """Overrides of a config of the parties `names`: what they train and are tested on."""
+    train, test = (str(tuple(f"{n}_{kind}" for n in names)) for kind in ("train", "test"))
+    return ["DATASETS.TRAIN", train, "DATASETS.TEST", test]
+
+
 def open_party(cfg: CfgNode, name: str, trainer: type[Trainer] = PartyTrainer) -> TrainerParty:
     """The party `name` of a federation's config (or of one that has just this party's data)."""
     own = party_config(cfg, name)
@@ -76,6 +90,8 @@ def build_strategy(cfg: CfgNode) -> Federation:
     match keys.STRATEGY:
         case "kd3a":
             return KD3A(settings, tuple(keys.GATE), rounds(cfg), by_size=keys.VARIANT == "paper")
+        case "fedavg" if keys.SECURE_AGGREGATION:
+            return SecureFedAvg(settings, keys.SECURE_RANGE)
         case "fedavg":
             return Federation(settings)
         case "fedprox":
@@ -97,6 +113,17 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError(f"KD3A.STRATEGY is {keys.STRATEGY!r}; there are {', '.join(STRATEGIES)}.")
     if keys.VARIANT not in ("code", "paper"):
         raise InputError(f"KD3A.VARIANT is {keys.VARIANT!r}; there are code and paper.")
+    if keys.PRIVACY not in MODES:
+        raise InputError(f"KD3A.PRIVACY is {keys.PRIVACY!r}; there are local and central.")
+    if keys.PRIVACY and not min(keys.CLIPPING_NORM, keys.EPSILON, keys.DELTA) > 0:
+        raise InputError("KD3A.CLIPPING_NORM, EPSILON and DELTA are above 0.")
+    if keys.SECURE_AGGREGATION and keys.STRATEGY != "fedavg":
+        why = (
+            "the target asks each model in clear for its vote"
+            if keys.STRATEGY == "kd3a"
+            else "it takes fedavg alone, which needs no more than a sum"
+        )
+        raise InputError(f"KD3A.SECURE_AGGREGATION does not go with {keys.STRATEGY}: {why}.")
     if len(set(keys.PARTIES)) < 2 or len(set(keys.PARTIES)) != len(keys.PARTIES):
         raise InputError("KD3A.PARTIES is a list of at least two different domains.")
     if keys.EVALUATE_EVERY < 1:
@@ -123,7 +150,8 @@ def coordinate(cfg: CfgNode, grid: Grid) -> Result:
     """Run the federation's rounds, from where it was stopped."""
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     strategy = build_strategy(cfg)
-    return run_rounds(strategy, strategy, grid, initial_weights(cfg), rounds(cfg))
+    outer = with_privacy(cfg, strategy)
+    return run_rounds(outer, strategy, grid, initial_weights(cfg), rounds(cfg))
 
 
 def simulate_here(cfg: CfgNode, trainer: type[Trainer] = PartyTrainer) -> Result:
@@ -132,7 +160,7 @@ def simulate_here(cfg: CfgNode, trainer: type[Trainer] = PartyTrainer) -> Result
     torch.set_num_threads(1)  # as the parties of `simulate`
     parties = [open_party(cfg, name, trainer) for name in cfg.KD3A.PARTIES]
     with server_identity():
-        return coordinate(cfg, InProcessGrid(parties))
+        return coordinate(cfg, InProcessGrid(parties, privacy_mods(cfg)))
 
 
 def simulate(cfg: CfgNode, processes: int) -> Result:
@@ -167,7 +195,7 @@ def simulate(cfg: CfgNode, processes: int) -> Result:
         os.environ.setdefault(name, value)
     run_simulation(
         server,
-        build_client_app(find_party),
+        build_client_app(find_party, privacy_mods(cfg)),
         num_supernodes=len(names),
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0},

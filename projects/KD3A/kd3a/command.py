@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 
 from dataset_tools.errors import InputError
 from dataset_tools.table import text_table
-from kd3a.app import check_config, simulate, simulate_here
+from kd3a.app import all_datasets, check_config, simulate, simulate_here
 from kd3a.federation import CHECKPOINT, HISTORY
 from seriatim.config import load_config
 from seriatim.engine.setup import setup
@@ -49,9 +49,7 @@ def open_config(file: str | Path, opts: Sequence[str]) -> CfgNode:
     """The frozen config of a federation whose parties' data are all here."""
     plan = load_config(str(file), list(opts))
     check_config(plan)
-    datasets = []
-    for key, kind in (("DATASETS.TRAIN", "train"), ("DATASETS.TEST", "test")):
-        datasets += [key, str(tuple(f"{party}_{kind}" for party in plan.KD3A.PARTIES))]
+    datasets = all_datasets(plan.KD3A.PARTIES)
     return setup(argparse.Namespace(config_file=str(file), opts=[*opts, *datasets]))
 
 

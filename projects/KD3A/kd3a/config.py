@@ -41,6 +41,20 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     k.EVALUATE_EVERY = 1
     # Images of the target whose votes are drawn after each round; 0: none.
     k.VOTE_PICTURES = 24
+    # Differential privacy of updates: "", "local" (each party adds noise) or "central" (parties
+    # clip, the coordinator adds noise). See `kd3a.privacy`.
+    k.PRIVACY = ""
+    # Greatest norm of an update, beyond which it is scaled down.
+    k.CLIPPING_NORM = 1.0
+    # Of local privacy, for one round.
+    k.EPSILON = 1.0
+    k.DELTA = 1e-5
+    # Of central privacy: noise in units of CLIPPING_NORM / number of parties averaged.
+    k.NOISE_MULTIPLIER = 1.0
+    # The coordinator learns the sum of updates only, by SecAgg+; fedavg alone allows it.
+    k.SECURE_AGGREGATION = False
+    # Weights beyond it are cut off when they are turned into the integers that SecAgg+ adds.
+    k.SECURE_RANGE = 32.0
     # Seconds that parties have for their part of a round, and sources that it needs.
     k.DEADLINE = 600.0
     k.FEWEST_SOURCES = 1

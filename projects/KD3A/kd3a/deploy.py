@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 import torch
-from flwr.app import Context
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
 
-from kd3a.app import coordinate, open_party
+from kd3a.app import coordinate, open_party, own_datasets
 from kd3a.client_app import build_client_app
+from kd3a.live import tell, tell_answer
 from kd3a.party import TrainerParty
+from kd3a.privacy import privacy_mods
 from seriatim.config import load_config
 from seriatim.engine.setup import setup
 from seriatim.hardware import choose_device
@@ -26,17 +30,29 @@ server_app = ServerApp()
 
 @server_app.main()
 def _coordinate(grid: Grid, context: Context) -> None:
+    tell()
     cfg = load_config(os.path.expanduser(str(context.run_config["config"])))
     cfg.MODEL.DEVICE = str(choose_device(cfg.MODEL.DEVICE))
     coordinate(cfg, grid)
 
 
 def _find_party(context: Context) -> TrainerParty:
+    tell()
     torch.set_num_threads(int(context.node_config.get("threads", 1)))
     name = str(context.node_config["party"])
-    config = os.path.expanduser(str(context.node_config["config"]))
-    datasets = ["DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)"]
-    return open_party(setup(argparse.Namespace(config_file=config, opts=datasets)), name)
+    cfg = setup(argparse.Namespace(config_file=_config_of(context), opts=own_datasets(name)))
+    return open_party(cfg, name)
 
 
-client_app = build_client_app(_find_party)
+def _protect(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Differential privacy and secure aggregation, as the party's own config has them."""
+    for mod in reversed(privacy_mods(load_config(_config_of(context)))):
+        call_next = partial(mod, call_next=call_next)
+    return call_next(message, context)
+
+
+def _config_of(context: Context) -> str:
+    return os.path.expanduser(str(context.node_config["config"]))
+
+
+client_app = build_client_app(_find_party, [_protect, tell_answer])

@@ -347,7 +347,7 @@ class Federation(Strategy):
         kept = [text for text in before if json.loads(text)["round"] < number]
         write_text(path, "\n".join([*kept, json.dumps(line)]) + "\n")
         self._show(number, line)
-        logger.info(f"round {number}: {json.dumps(line['metrics'])}")
+        logger.info(f"round {number}: {_first_of_each(metrics)}")
 
     def _show(self, number: int, line: Mapping[str, Any]) -> None:
         """Show a line of the history in TensorBoard, a curve a party."""
@@ -402,3 +402,12 @@ def run_rounds(
         result.evaluate_metrics_clientapp[number] = metrics
     result.arrays = ArrayRecord(federation.progress.weights)
     return result
+
+
+def _first_of_each(metrics: Mapping[str, float]) -> str:
+    """Of each party the metric that it names first."""
+    found: dict[str, str] = {}
+    for key, value in metrics.items():
+        party, _, name = key.partition("/")
+        found.setdefault(party, f"{party} {name} {value:.4g}")
+    return ", ".join(found.values())

@@ -115,7 +115,7 @@ class TrainerParty:
             nonlocal teachers
             if not isinstance(model, ConsensusStudent):
                 raise TypeError(f"the target's model is a ConsensusStudent, not {type(model)}")
-            models = [self._model_of(state) for state in work.sources.values()]
+            models = [self.model_of(state) for state in work.sources.values()]
             teachers = Teachers(models, float(work.scalars["gate"]), self._cfg.KD3A.VARIANT)
             model.teachers = teachers
 
@@ -128,7 +128,7 @@ class TrainerParty:
         return found
 
     def evaluate(self, work: Work) -> Scalars:
-        model = self._model_of(work.weights, round_=work.round + 1)
+        model = self.model_of(work.weights, round_=work.round + 1)
         results = self._trainer.test(self._cfg, model)
         found = {
             key: float(value)
@@ -190,7 +190,7 @@ class TrainerParty:
         cfg.SOLVER.CHECKPOINT_PERIOD = 0
         return cfg
 
-    def _model_of(self, weights: State, round_: int | None = None) -> nn.Module:
+    def model_of(self, weights: State, round_: int | None = None) -> nn.Module:
         """A model with `weights`: of another party, or (with `round_`) the global ones over those
         that are this party's own before that round."""
         model = self._trainer.build_model(self._cfg)

@@ -185,7 +185,7 @@ def test_a_party_takes_over_what_the_variant_shares(tmp_path):
         start = initial_weights(cfg).to_torch_state_dict()
         party.train(Work(1, start, {}, {}))
         other = {name: torch.zeros_like(value) for name, value in start.items()}
-        model = party._model_of(other, round_=2)
+        model = party.model_of(other, round_=2)
         seen[variant] = model.classifier.weight.abs().sum().item()
         assert all(p.abs().sum() == 0 for p in model.backbone.parameters())
     assert seen["code"] > 0 and seen["paper"] == 0
