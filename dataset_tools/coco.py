@@ -14,7 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -162,10 +162,13 @@ class CocoWriter:
 
     def __init__(self, folder: str | Path, keep_ids: bool = False) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._images, self._counts, self._annotations, self._categories = (
+        self._images, self._places, self._counts, self._annotations, self._categories = (
+            self._files
+        ) = [
             tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-            for _ in range(4)
-        )
+            for _ in range(5)
+        ]
+        self._names = array("q")  # hashes, for names take a multiple of their memory
         self._keep_ids = keep_ids
         self._numbers = _Numbers()  # of category names
         self._num_images = self._num_annotations = self._num_empty = 0
@@ -174,7 +177,7 @@ class CocoWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._images, self._counts, self._annotations, self._categories):
+        for file in self._files:
             file.close()
 
     @property
@@ -188,10 +191,25 @@ class CocoWriter:
         self._num_annotations += len(lines.numbers)
         self._num_empty += lines.counts.count(0)
         numbers = [self._numbers[name] for name in lines.categories]
+        self._names.extend(map(hash, lines.names))
+        self._places.writelines(place.encode("unicode_escape") + b"\n" for place in lines.places)
         self._images.write(lines.images)
         self._counts.write(lines.counts.tobytes())
         self._annotations.write(lines.annotations)
         self._categories.write(array("I", map(numbers.__getitem__, lines.numbers)).tobytes())
+
+    def repeated(self) -> Iterator[str]:
+        """Places of images whose name one before them has."""
+        ordered = sorted(self._names)
+        several = {one for one, other in pairwise(ordered) if one == other}
+        if not several:
+            return
+        seen: set[int] = set()
+        for name, place in zip(self._names, _rewound(self._places), strict=True):
+            if name in seen:
+                yield place[:-1].decode("unicode_escape")
+            elif name in several:
+                seen.add(name)
 
     def write(
         self,

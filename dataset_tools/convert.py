@@ -323,16 +323,8 @@ def _write(
     with ExitStack() as stack:
         writers: dict[str | None, CocoWriter] = {}
         embedded = stack.enter_context(_ImageFiles(output / EMBEDDED_IMAGES))
-        seen: set[int] = set()  # hashes, for names take a multiple of their memory
         for part in parts:
             for split, lines in part.splits.items():
-                for name, place in zip(lines.names, lines.places, strict=True):
-                    key = hash((split, name))
-                    if key in seen:
-                        # One image, two label files: both are kept, for which one is right we
-                        # cannot know.
-                        notes.suspect("image that is there twice (kept twice)", place)
-                    seen.add(key)
                 if split not in writers:
                     writer = CocoWriter(output, keep_ids=plan.keep_ids)
                     writers[split] = stack.enter_context(writer)
@@ -342,6 +334,10 @@ def _write(
         if not writers:
             reasons = "; ".join(f"{n.count} × {n.kind}" for n in notes.dropped.values())
             raise InputError(f"No image is left to be written{f': {reasons}' if reasons else ''}.")
+        for writer in writers.values():
+            # One image, two label files: both are kept, for which one is right we cannot know.
+            for place in writer.repeated():
+                notes.suspect("image that is there twice (kept twice)", place)
         names = set().union(*(writer.category_names for writer in writers.values()))
         categories = plan.categories(names)
         files: dict[str, Summary] = {}

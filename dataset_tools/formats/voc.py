@@ -57,7 +57,7 @@ from dataset_tools.formats.voc_masks import (
 from dataset_tools.formats.voc_write import write
 from dataset_tools.images import ImageIndex, image_size, walk_files
 from dataset_tools.notes import Notes
-from dataset_tools.packed import Mapped, PackedStrings
+from dataset_tools.packed import KeyedStrings, Mapped, PackedStrings
 from dataset_tools.xml_shapes import Shapes, plain_text
 from dataset_tools.xml_tree import Node, parse_xml
 
@@ -133,11 +133,14 @@ def plan(
 
 @dataclass
 class _ItemOf:
-    splits: Mapping[str, tuple[str | None, ...]]
+    splits: _SplitLists | None
     pngs: Mapping[str, Pngs]
 
     def __call__(self, label: str) -> Item:
-        splits = self.splits.get(label) or _splits_of_folder(label.rpartition("/")[0])
+        if self.splits is None:
+            splits = _splits_of_folder(label.rpartition("/")[0])
+        else:
+            splits = self.splits.of(label)
         return Item(label, splits, self.pngs.get(_key(label), NO_PNGS) if self.pngs else NO_PNGS)
 
 
@@ -469,13 +472,30 @@ def _label_files(path: Path, base: Path, files: Sequence[str]) -> Sequence[str]:
     return annotations or names
 
 
+@dataclass
+class _SplitLists:
+    """Which images are in which split. A list names images by their path below JPEGImages/, without
+    the suffix, or by their name alone."""
+
+    members: dict[str, KeyedStrings]  # by the split's name
+    labels: KeyedStrings  # by their `_key`
+
+    def of(self, label: str) -> tuple[str | None, ...]:
+        """The splits of a label file; (None,) if it is in no list."""
+        key, stem = _key(label), _stem(label)
+        return tuple(
+            name
+            for name, members in self.members.items()
+            if key in members or (stem != key and stem in members and stem not in self.labels)
+        ) or (None,)
+
+
 def _splits(
     base: Path, files: Sequence[str], labels: Sequence[str], notes: Notes
-) -> tuple[dict[str, tuple[str | None, ...]], list[str]]:
-    """Splits of each label, from ImageSets/Main/*.txt, else from ImageSets/Segmentation/*.txt.
-    Images in no list are in split None. A list names images by their path below JPEGImages/,
-    without the suffix, or by their name alone."""
-    lists: dict[str, set[str]] = {}
+) -> tuple[_SplitLists | None, list[str]]:
+    """Splits by ImageSets/Main/*.txt, else by ImageSets/Segmentation/*.txt; None if there are no
+    such lists."""
+    lists: dict[str, PackedStrings] = {}
     texts = sorted(base / name for name in files if name.endswith(".txt") and "ImageSets/" in name)
     of_folder = {
         folder: [text for text in texts if text.parts[-3:-1] == ("ImageSets", folder)]
@@ -484,36 +504,40 @@ def _splits(
     for file in of_folder["Main"] or of_folder["Segmentation"]:
         names = _split_list(file)
         if names is not None:
-            lists.setdefault(file.stem, set()).update(names)
+            lists[file.stem] = PackedStrings(sorted({*names, *lists.get(file.stem, ())}))
     remarks = []
-    for name, members in list(lists.items()):
-        parts = {other: m for other, m in lists.items() if other != name and m and m < members}
-        if len(parts) > 1 and set().union(*parts.values()) == members:
-            remarks.append(f"the list {name} is {' + '.join(sorted(parts))}: not written once more")
+    for name in list(lists):
+        if parts := _parts(name, lists):
+            remarks.append(f"the list {name} is {' + '.join(parts)}: not written once more")
             del lists[name]
     if not lists:
-        return {}, remarks
-    keys = {_key(label) for label in labels}
-    known = keys | {_stem(label) for label in labels}
-    for name, members in lists.items():
-        for member in sorted(members - known):
-            notes.drop(
-                "name in a split list that has no XML file", f"{base}: {member!r} in {name}.txt"
-            )
+        return None, remarks
+    members = {name: KeyedStrings(names, str) for name, names in lists.items()}
+    splits = _SplitLists(members, KeyedStrings(labels, _key))
+    stems = KeyedStrings(labels, _stem)
+    for name, names in lists.items():
+        for member in names:
+            if member not in splits.labels and member not in stems:
+                place = f"{base}: {member!r} in {name}.txt"
+                notes.drop("name in a split list that has no XML file", place)
+    if len(lists) > 1:
+        for label in sorted(labels):
+            if len(found := splits.of(label)) > 1:
+                place = f"{_key(label)}: {', '.join(map(str, found))}"
+                notes.suspect("image in several splits (kept in each)", place)
+    return splits, remarks
 
-    def is_in(label: str, members: set[str]) -> bool:
-        stem = _stem(label)
-        return _key(label) in members or (stem in members and stem not in keys)
 
-    found = {
-        label: tuple(name for name, members in lists.items() if is_in(label, members)) or (None,)
-        for label in labels
+def _parts(name: str, lists: Mapping[str, Sequence[str]]) -> list[str]:
+    """The lists, two or more, that this one has all names of, and no other."""
+    members = set(lists[name])
+    parts = {
+        other: names
+        for other, names in lists.items()
+        if other != name and names and len(names) < len(members) and members.issuperset(names)
     }
-    for label, splits in sorted(found.items()):
-        if len(splits) > 1:
-            place = f"{_key(label)}: {', '.join(splits)}"
-            notes.suspect("image in several splits (kept in each)", place)
-    return found, remarks
+    is_sum = len(parts) > 1 and not members.difference(*parts.values())
+    return sorted(parts) if is_sum else []
 
 
 def _split_list(file: Path) -> list[str] | None:

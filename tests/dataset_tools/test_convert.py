@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -133,6 +134,35 @@ def csv(folder, images=150):
     rows = (f"{n % images}.jpg,64,48,c{n % 3},{n % 9},1,{n % 9 + 5},7" for n in range(2 * images))
     header = "filename,width,height,class,xmin,ymin,xmax,ymax"
     return text(folder / "labels.csv", "\n".join([header, *rows]))
+
+
+def voc_with_lists(folder, images):
+    voc(folder, images)
+    names = "".join(f"{number}\n" for number in range(images))
+    text(folder / "ImageSets/Main/train.txt", names)
+    return folder
+
+
+def linked_yolo(folder, images):
+    first = yolo(folder, 1) / "images/000.jpg"
+    for number in range(1, images):
+        os.link(first, folder / f"images/{number:06}.jpg")
+        text(folder / f"labels/{number:06}.txt", "0 0.5 0.5 0.1 0.4\n")
+    return folder
+
+
+@pytest.mark.parametrize("make", [linked_yolo, voc_with_lists])
+def test_an_image_more_takes_no_more_than_200_bytes(tmp_path, make):
+    """The most that is held at once, by Python's own count."""
+    name = make.__name__.split("_")[-1] if make is linked_yolo else "voc"
+    peaks = []
+    for images in (1, 500, 2500):  # the first one imports
+        source = make(tmp_path / f"in{images}", images)
+        tracemalloc.start()
+        convert_dataset(name, source, tmp_path / f"out{images}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 200 * 2000, peaks
 
 
 @pytest.mark.parametrize("make", [voc, coco, csv])
