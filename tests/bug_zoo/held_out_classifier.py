@@ -22,7 +22,7 @@ def _shuffled(folder: Path) -> None:
     """The labels of every training batch in an order of chance."""
     rng = np.random.default_rng(3)
     for path in (folder / "cifar").rglob("data_batch_*"):
-        content = pickle.loads(path.read_bytes())
+        content = pickle.loads(path.read_bytes(), encoding="bytes")
         content[b"labels"] = [int(label) for label in rng.permutation(content[b"labels"])]
         path.write_bytes(pickle.dumps(content, protocol=2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.bug_zoo.registry import GROUPS, Bug
 from tests.bug_zoo.runner import Result
 
 PAGE: Path = ROOT / "docs" / "bug_zoo.md"
+_OF_RESULTS = ("first_run.json", "bug_zoo.md")
 _HEADER = """\
 # The bug zoo
 
@@ -94,16 +96,28 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _staleness(results: Sequence[Result]) -> list[str]:
-    """How much of the page is not from one run of the present sources."""
+    """Which sources the page is of, and how much of it is not."""
     older = sum(r.stale for r in results)
     if not older:
-        return []
+        return [f"All results are of the sources of one commit, {_commit()}.\n"]
     alone = sum(r.stale and _asked_in_part(r) for r in results)
     return [
         f"{older} of {len(results)} results are older than the last change of the sources"
         " (`ARGS=--keep`): what had been caught was not asked again after every mend. "
         f"{alone} of them are the answer of some of the gates alone, without those before.\n"
     ]
+
+
+def _commit() -> str:
+    """The commit that is checked out, and the tracked files that differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+        changed = subprocess.check_output([*git, "diff", "--name-only", "HEAD"], text=True).split()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: this is no repository"
+    others = [file for file in changed if Path(file).name not in _OF_RESULTS]
+    return f"{name}, with changes in {', '.join(others)}" if others else name
 
 
 def _asked_in_part(result: Result) -> bool:
