@@ -30,7 +30,7 @@ from seriatim.data.loader import build_test_loader
 from seriatim.engine.setup import setup
 
 MOST_IMAGES = 1500  # of each domain of a folder
-SECONDS = 600.0  # that the federation has for all its rounds
+SECONDS = 900.0  # that the federation has for all its rounds
 
 
 def run_demo(folder: Path, digits: Path | None) -> int:

@@ -129,7 +129,7 @@ class SuperLink(Host):
             ]
         )
 
-    def wait(self, seconds: float = 60.0) -> None:
+    def wait(self, seconds: float = 120.0) -> None:
         """Return when it listens. InputError: it ended, or does not within `seconds`."""
         end = time.monotonic() + seconds
         while self.alive() and time.monotonic() < end:

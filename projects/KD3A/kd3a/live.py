@@ -11,6 +11,7 @@ from typing import IO
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from dataset_tools.errors import InputError
 from kd3a.hosts import Host
 from kd3a.messages import QUERY, read
 
@@ -46,7 +47,7 @@ def watch(hosts: Sequence[Host], until: Host, seconds: float = float("inf")) -> 
     """Print the marked lines of the logs of `hosts` until `until` ends, at most for `seconds`.
 
     Raises:
-        TimeoutError: it has not ended by then.
+        InputError: it has not ended by then.
     """
     width = max(len(host.name) for host in hosts)
     tails = [_Tail(host, width, colour) for host, colour in zip(hosts, _colours(), strict=False)]
@@ -57,7 +58,10 @@ def watch(hosts: Sequence[Host], until: Host, seconds: float = float("inf")) -> 
         for tail in tails:
             tail.print()
         if time.monotonic() > end:
-            raise TimeoutError(f"{until.name} has not ended within {seconds:.0f} s")
+            raise InputError(
+                f"The {until.name} has not ended within {seconds:.0f} s. Is the machine busy? What"
+                f" it did last is in {until.log}."
+            )
         time.sleep(_POLL)
 
 

@@ -122,7 +122,7 @@ class SecureFedAvg(Federation):
         check_like(average, floats, "the secure average")
         total = sum(exchange.images.values())
         self.progress.shares = {name: n / total for name, n in sorted(exchange.images.items())}
-        self.losses = exchange.losses
+        self.measured = exchange.losses
         # Counts are no part of a sum of floats: those of before stay.
         weights = {name: average.get(name, v) for name, v in self.progress.weights.items()}
         return ArrayRecord(weights), MetricRecord(dict(self.progress.shares))

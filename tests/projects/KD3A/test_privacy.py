@@ -158,7 +158,7 @@ def test_secure_sum_is_the_average(tmp_path):
     torch.testing.assert_close(found["layer.weight"], second, atol=4 * 64 / 2**22, rtol=0)
     assert found["norm.num_batches_tracked"] == 3  # counts do not travel
     assert strategy.progress.shares == pytest.approx({"a": 0.2, "b": 0.6, "c": 0.2})
-    assert strategy.losses["c"] == {"loss": 4.0} and strategy.faults == []
+    assert strategy.measured["c"] == {"loss": 4.0} and strategy.faults == []
     assert parties[0].got[1].round == 2
 
 

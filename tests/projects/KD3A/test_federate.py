@@ -1,0 +1,109 @@
+"""The command line of federations between processes: Ctrl-C leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from kd3a.demo import write_places
+from kd3a.domains import drawn_domains, folder_domains
+from kd3a.federation import CHECKPOINT
+from kd3a.hosts import PROJECT, free_port
+
+from dataset_tools.errors import InputError
+
+ROOT = PROJECT.parents[1]
+
+
+def federate(*words: str, **options) -> subprocess.Popen:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROJECT / "federate.py"), *words]
+    return subprocess.Popen(
+        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that were told of a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes()
+            told = words + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in told and int(entry.name) != os.getpid():
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_ends_all_processes(tmp_path):
+    output = tmp_path / "demo"
+    demo = federate("demo", "--output", str(output), start_new_session=True)
+    logs = [output / "coordinator" / "coordinator.log"]
+    logs += [output / "parties" / n / f"{n}.log" for n in ("plain", "inverted", "noisy", "turned")]
+    end = time.monotonic() + 300
+    while not all(log.exists() for log in logs):
+        assert demo.poll() is None and time.monotonic() < end, demo.communicate()[0]
+        time.sleep(0.2)
+    assert len(processes_of(output)) > 5
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 130 and "interrupted" in said
+    # Those that were being started see that their parents are gone.
+    end = time.monotonic() + 60
+    while processes_of(output) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert processes_of(output) == []
+
+
+def test_every_party_has_a_folder_of_its_own(tmp_path):
+    configs = write_places(tmp_path, drawn_domains(), target="turned")
+    assert list(configs) == ["plain", "inverted", "noisy", "turned", "coordinator"]
+    for name, path in configs.items():
+        content = yaml.safe_load(path.read_text())
+        told = [entry["LABELS"] for entry in content["SERIATIM"]["DATASETS"]]
+        assert set(told) == ({str(path.parent / "digits.npz")} if name != "coordinator" else set())
+        assert content["OUTPUT_DIR"] == str(path.parent)
+        assert content["KD3A"] == {"PARTIES": list(configs)[:4], "TARGET": "turned"}
+
+
+def test_drawn_domains_share_no_digit():
+    domains = drawn_domains()
+    assert sum(len(labels) for _, labels in domains.values()) == 1797
+    for images, labels in domains.values():
+        assert images.shape[1:] == (32, 32) and images.dtype == np.uint8
+        assert np.bincount(labels, minlength=10).min() > 20
+    plain, inverted = domains["plain"][0], domains["inverted"][0]
+    assert plain.mean() < 127 < inverted.mean()
+
+
+def test_domains_of_a_folder(tmp_path):
+    for name in ("mnist", "usps"):
+        np.savez(tmp_path / f"{name}.npz", images=np.zeros((9, 4, 4), np.uint8), labels=range(9))
+    with pytest.raises(InputError, match=r"mnist_m\.npz"):
+        folder_domains(tmp_path, most=5)
+    np.savez(tmp_path / "mnist_m.npz", images=np.ones((9, 4, 4, 3), np.uint8), labels=range(9))
+    found = folder_domains(tmp_path, most=5)
+    assert list(found) == ["mnist", "usps", "mnist_m", "optdigits"]
+    assert all(len(images) == len(labels) == 5 for images, labels in found.values())
+
+
+def test_what_is_missing_is_said(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    party = ["party", "--name", "a", "--superlink", address, "--root-certificates", "none.crt"]
+    run = federate(*party, "--config-file", str(tmp_path / "none.yaml"))
+    assert "There is no file" in run.communicate(timeout=120)[0] and run.returncode == 2
+    configs = write_places(tmp_path, drawn_domains(), target="turned")
+    (tmp_path / "coordinator" / CHECKPOINT).touch()
+    run = federate("coordinator", "--config-file", str(configs["coordinator"]))
+    assert "holds a federation" in run.communicate(timeout=120)[0] and run.returncode == 2
