@@ -14,6 +14,7 @@ import numpy as np
 from dataset_tools.errors import InputError
 from dataset_tools.export import export_dataset
 from dataset_tools.formats import NAMES, get_format
+from seriatim.testing.domains import write_amazon
 from seriatim.testing.shapes import make_shapes
 from tests.dataset_tools.formats import test_cifar, test_npz, test_recognise
 from tests.dataset_tools.formats.packed import random_pixels, write_idx
@@ -26,7 +27,10 @@ PACKED: list[tuple[str, Callable[[Path], object]]] = [
     ("cifar", test_cifar.python_10),
     ("cifar", test_cifar.python_100),
     ("npz", lambda folder: test_npz.npz(folder, images=PIXELS, labels=np.array([1, 0, 2]))),
+    ("amazon-reviews", lambda folder: write_amazon(folder, reviews=3)),
 ]
+# Of formats that cannot be read without any.
+OPTIONS: dict[str, dict[str, str]] = {"amazon-reviews": {"domain": "dvd"}}
 
 
 @dataclass(frozen=True)

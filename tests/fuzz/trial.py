@@ -24,7 +24,7 @@ from dataset_tools.coco import load_coco
 from dataset_tools.convert import convert_dataset
 from dataset_tools.errors import InputError
 from tests.fuzz.damage import PLANTED, do_damage
-from tests.fuzz.fixtures import Fixture
+from tests.fuzz.fixtures import OPTIONS, Fixture
 
 SECONDS = 20  # of the processor that a conversion of a few small files may take
 WAITING = 10  # times as long on a busy machine
@@ -67,7 +67,8 @@ def run_trial(fixture: Fixture, seed: str, folder: Path) -> Trial:
         try:
             with _limited(SECONDS):
                 if fixture.run is None:
-                    convert_dataset(name, path, output, skip_errors=skip)
+                    options = OPTIONS.get(name, {})
+                    convert_dataset(name, path, output, skip_errors=skip, **options)
                 else:
                     output.mkdir()
                     fixture.run(source, output / "new")  # which may appear by a rename
