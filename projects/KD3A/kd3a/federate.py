@@ -66,11 +66,10 @@ def _party(args: argparse.Namespace) -> int:
     for file in (args.config_file, args.root_certificates):
         if not file.is_file():
             raise InputError(f"There is no file {file}.")
-    warm = WarmProcess(["kd3a.deploy"])
-    env = environment(Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr")))
-    env["PATH"] = os.pathsep.join([str(warm.folder), env["PATH"]])
+    home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
+    warm = WarmProcess(["kd3a.deploy"], environment(home))
     command = supernode(args.name, args.config_file, args.root_certificates, args.superlink)
-    node = subprocess.Popen(command, env=env)
+    node = subprocess.Popen(command, env=environment(home, warm.folder))
     try:
         return node.wait()
     finally:

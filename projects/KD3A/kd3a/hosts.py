@@ -22,6 +22,7 @@ from pathlib import Path
 from dataset_tools.errors import InputError
 from kd3a.certificates import Certificates
 from kd3a.federation import HISTORY
+from kd3a.warm import WarmProcess
 
 PROJECT = Path(__file__).parents[1]
 # A coordinator's name for its SuperLink, in its own Flower settings.
@@ -52,7 +53,7 @@ class Host:
     def log(self) -> Path:
         return self.folder / f"{self.name}.log"
 
-    def start(self, command: Sequence[str]) -> None:
+    def start(self, command: Sequence[str], first_in_path: Path | None = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -60,7 +61,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self.folder),
+                env=environment(self.folder, first_in_path),
                 start_new_session=True,
             )
 
@@ -118,6 +119,9 @@ class SuperLink(Host):
         self.port = port or free_port()
         self.address = f"{host}:{self.port}"
         listen = "127.0.0.1" if host in ("127.0.0.1", "localhost") else "0.0.0.0"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as log:
+            self.warm = WarmProcess(["kd3a.deploy"], environment(folder), log)
         self.start(
             [
                 *_command("flower-superlink"),
@@ -126,8 +130,13 @@ class SuperLink(Host):
                 *("--ssl-certfile", str(certificates.certificate)),
                 *("--ssl-keyfile", str(certificates.key)),
                 "--disable-runtime-dependency-installation",
-            ]
+            ],
+            first_in_path=self.warm.folder,
         )
+
+    def kill(self) -> None:
+        super().kill()
+        self.warm.stop()
 
     def wait(self, seconds: float = 120.0) -> None:
         """Return when it listens. InputError: it ended, or does not within `seconds`."""
@@ -209,12 +218,13 @@ def check_finished(folder: Path, rounds: int, run: Host) -> None:
         )
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, first_in_path: Path | None = None) -> dict[str, str]:
     """For Flower's processes: nothing is sent to its makers, all is kept in `folder`."""
-    scripts = str(Path(sys.executable).parent)  # SuperLink and SuperNode look for others in PATH
+    scripts = Path(sys.executable).parent  # SuperLink and SuperNode look for others in PATH
+    path = [str(place) for place in (first_in_path, scripts) if place]
     return {
         **os.environ,
-        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([*path, os.environ.get("PATH", "")]),
         "FLWR_HOME": str(folder.absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

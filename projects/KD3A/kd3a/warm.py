@@ -1,8 +1,9 @@
-"""Forks the process of each message from one that has imported everything.
+"""Forks the processes of Flower's apps from one that has imported everything.
 
-A SuperNode starts the command `flwr-clientapp` for every message, and PyTorch and Detectron2 take
-it some seconds to import before it reads the message. A `WarmProcess` imports them once. Its folder
-holds a command of that name which asks it to fork: put that folder first in the SuperNode's PATH.
+A SuperNode starts the command `flwr-clientapp` for every message, a SuperLink `flwr-serverapp` for
+every run, and PyTorch and Detectron2 take them some seconds to import before they say anything. A
+`WarmProcess` imports them once. Its folder holds commands of these names which ask it to fork: put
+that folder first in the PATH of SuperNode or SuperLink.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-COMMAND = "flwr-clientapp"
+COMMANDS = ("flwr-clientapp", "flwr-serverapp")
 _SEND = """\
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as warm:
     warm.connect({address!r})
-    warm.sendall(json.dumps(sys.argv[1:]).encode())
+    warm.sendall(json.dumps([{name!r}, *sys.argv[1:]]).encode())
 """
 
 
@@ -34,25 +36,33 @@ class WarmProcess:
     """Ends with this process, or by `stop`.
 
     Args:
-        modules: what it imports before the first message.
-        output: a file that the output of all messages' processes goes to.
+        modules: what it imports before the first fork.
+        environment: of what it forks.
+        output: a file that their output goes to; None is this process's own.
 
     Attributes:
-        folder: of the command.
+        folder: of the commands.
     """
 
-    def __init__(self, modules: list[str], output: IO[str] | None = None) -> None:
+    def __init__(
+        self, modules: list[str], environment: Mapping[str, str], output: IO[str] | None = None
+    ) -> None:
         # Paths of sockets must be short, and no other user may connect.
         self.folder = Path(tempfile.mkdtemp(prefix="warm-"))
         address = self.folder / "socket"
-        _write_command(self.folder, address)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kd3a.warm", str(address), *modules],
-            stdin=subprocess.PIPE,  # that it ends tells the process that we are gone
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        for command in COMMANDS:
+            _write_command(self.folder / command, address)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(address))
+            server.listen()  # who comes while modules are imported waits
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kd3a.warm", str(server.fileno()), *modules],
+                stdin=subprocess.PIPE,  # that it ends tells the process that we are gone
+                stdout=output,
+                stderr=output,
+                env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                pass_fds=[server.fileno()],
+            )
 
     def stop(self) -> None:
         self.process.kill()
@@ -60,35 +70,36 @@ class WarmProcess:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _write_command(folder: Path, address: Path) -> None:
-    script = folder / "send.py"
-    script.write_text(_SEND.format(address=str(address)), encoding="utf-8")
-    command = folder / COMMAND
+def _write_command(command: Path, address: Path) -> None:
+    script = command.with_suffix(".py")
+    script.write_text(_SEND.format(address=str(address), name=command.name), encoding="utf-8")
     run = shlex.join([sys.executable, "-I", "-S", str(script)])
     command.write_text(f'#!/bin/sh\nexec {run} "$@"\n', encoding="utf-8")
     command.chmod(0o700)
 
 
-def serve(address: str, modules: list[str]) -> None:
-    """Fork a process for each list of arguments that comes, until standard input ends."""
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(address)
-        server.listen()  # who comes while modules are imported waits
+def serve(server: socket.socket, modules: list[str]) -> None:
+    """Fork a process for each list of words that comes, until standard input ends."""
+    with server:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it
+        from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
         from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
+        entries = dict(zip(COMMANDS, (flwr_clientapp, flwr_serverapp), strict=True))
         for module in modules:
             importlib.import_module(module)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how children ended
         while server in select.select([server, sys.stdin], [], [])[0]:
             connection, _ = server.accept()
             with connection, connection.makefile("rb") as file:
-                arguments = json.loads(file.read())
+                words = json.loads(file.read())
             if os.fork() == 0:
                 server.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                sys.argv = [COMMAND, *arguments]
-                flwr_clientapp()  # exits
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                sys.argv = words
+                entries[words[0]]()  # exits
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:])
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
