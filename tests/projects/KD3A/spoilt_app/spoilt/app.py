@@ -1,0 +1,52 @@
+"""Parties that do, in the rounds that a file in their folder names, what broken ones do.
+
+The file `faults.json` beside a party's config is {"ROUND": "FAULT"}. A party that trains leaves a
+file `training-ROUND`.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from kd3a.client_app import build_client_app
+from kd3a.deploy import _find_party
+from kd3a.messages import TRAIN, Work, answer, read
+
+
+def break_as_told(message, context, call_next):
+    if message.metadata.message_type != TRAIN:
+        return call_next(message, context)
+    folder = Path(str(context.node_config["config"])).parent
+    number = read(message).round
+    (folder / f"training-{number}").touch()
+    faults = folder / "faults.json"
+    told = json.loads(faults.read_text()) if faults.exists() else {}
+    fault = told.get(str(number), "")
+    if fault.startswith("slow"):
+        time.sleep(float(fault.split()[1]))
+    reply = call_next(message, context)
+    return answer(message, spoilt(read(reply), fault)) if fault in SPOILT else reply
+
+
+def spoilt(work, fault):
+    return Work(**{**vars(work), **SPOILT[fault](work)})
+
+
+def _nan(work):
+    name = "classifier.weight"
+    return {"weights": {**work.weights, name: torch.full_like(work.weights[name], torch.nan)}}
+
+
+def _shape(work):
+    return {"weights": {**work.weights, "classifier.bias": torch.zeros(3)}}
+
+
+SPOILT = {
+    "NaN": _nan,
+    "another shape": _shape,
+    "an empty update": lambda work: {"weights": {}},
+    "another round": lambda work: {"round": work.round - 1},
+}
+
+client_app = build_client_app(_find_party, [break_as_told])
