@@ -33,7 +33,11 @@ def main() -> None:
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         task = progress.add_task("", total=len(cases))
         for result in run_cases(
-            cases, slow=options.gates == "all", watch=options.watch, keep=options.keep
+            cases,
+            slow=options.gates == "all",
+            watch=options.watch,
+            keep=options.keep,
+            known=options.known,
         ):
             results.append(result)
             progress.update(task, advance=1, description=result.case.name[:40])
@@ -61,6 +65,11 @@ def _parse() -> argparse.Namespace:
         default="1/1",
         metavar="I/N",
         help="every N-th case from the I-th on; no page then",
+    )
+    parser.add_argument(
+        "--known",
+        action="store_true",
+        help="run nothing: tell what the present sources have answered",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep results though the sources have changed"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from seriatim.gates.runner import ORDER
 from tests.bug_zoo.marks import ROOT
-from tests.bug_zoo.pipeline import FAST
+from tests.bug_zoo.pipeline import FAST, SLOW
 from tests.bug_zoo.registry import GROUPS, Bug
 from tests.bug_zoo.runner import Result
 
@@ -54,8 +54,10 @@ def summary(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result]) -> str:
     """The page."""
-    bugs = [r for r in results if isinstance(r.case, Bug)]
-    sound = [r for r in results if not isinstance(r.case, Bug)]
+    planted = [r for r in results if isinstance(r.case, Bug)]
+    bugs = [r for r in planted if r.asked]
+    healthy = [r for r in results if not isinstance(r.case, Bug)]
+    sound = [r for r in healthy if r.asked]
     head = ("", "bugs", "first run: caught", "right reason", "now: caught", "right reason")
     sections = [
         _HEADER,
@@ -82,15 +84,15 @@ def markdown(results: Sequence[Result]) -> str:
                 "group",
                 "seen in",
             ),
-            [_bug_row(r) for r in bugs],
+            [_bug_row(r) for r in planted],
         ),
         "## Healthy pipelines\n",
         _grid(
             ("pipeline", "what", "false alarm", "s"),
-            [(r.case.name, r.case.what, _gate(r), f"{r.seconds:.0f}") for r in sound],
+            [(r.case.name, r.case.what, _gate(r), f"{r.seconds:.0f}") for r in healthy],
         ),
         "## What each bug is\n",
-        *(_told(r) for r in bugs),
+        *(_told(r) for r in planted),
     ]
     return "\n".join(sections).rstrip() + "\n"
 
@@ -99,13 +101,32 @@ def _staleness(results: Sequence[Result]) -> list[str]:
     """Which sources the page is of, and how much of it is not."""
     older = sum(r.stale for r in results)
     if not older:
-        return [f"All results are of the sources of one commit, {_commit()}.\n"]
+        return [f"All results are of the sources of one commit, {_commit()}.\n", *_unasked(results)]
     alone = sum(r.stale and _asked_in_part(r) for r in results)
     return [
         f"{older} of {len(results)} results are older than the last change of the sources"
         " (`ARGS=--keep`): what had been caught was not asked again after every mend. "
         f"{alone} of them are the answer of some of the gates alone, without those before.\n"
     ]
+
+
+def _unasked(results: Sequence[Result]) -> list[str]:
+    """How many cases have no result, and what was left out for the others."""
+    asked = [r for r in results if r.asked]
+    slow = [r for r in asked if set(SLOW) & set(r.outcome["seconds"])]
+    silent = [r for r in asked if not r.caught or set(SLOW) & set(r.outcome["seconds"])]
+    watched = sum(r.watching is not None for r in results)
+    lines = []
+    if len(asked) < len(results):
+        lines.append(
+            f"**{len(asked)} of the {len(results)} cases were asked** at that commit; the numbers"
+            " under *now* are theirs.\n"
+        )
+    lines.append(
+        f"Where the fast gates found nothing, the slow ones were asked of {len(slow)} of"
+        f" {len(silent)}. {watched} bugs were also watched by their loss.\n"
+    )
+    return lines
 
 
 def _commit() -> str:
@@ -167,6 +188,8 @@ def _cells(result: Result) -> tuple[str, ...]:
 
 def _gate(result: Result) -> str:
     outcome = result.outcome
+    if not result.asked:
+        return "not asked"
     if outcome["error"]:
         return f"broke down: {outcome['error'][:60]}"
     if result.caught or not outcome["warnings"] or not isinstance(result.case, Bug):
@@ -193,8 +216,8 @@ def _score(name: str, bugs: Sequence[Result]) -> tuple[str, ...]:
         str(len(bugs)),
         _share(bool(f["gate"]) for f in first),
         _share(f["right"] for f in first),
-        _share(r.caught for r in bugs),
-        _share(r.right for r in bugs),
+        _share(r.caught for r in bugs if r.asked),
+        _share(r.right for r in bugs if r.asked),
         _share(watched) if watched else "",
     )
 

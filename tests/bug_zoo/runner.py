@@ -62,6 +62,11 @@ class Result:
     stale: bool = False
 
     @property
+    def asked(self) -> bool:
+        """Whether there is an outcome at all."""
+        return bool(self.outcome["seconds"] or self.outcome["gate"] or self.outcome["error"])
+
+    @property
     def caught(self) -> bool:
         return bool(self.outcome["gate"])
 
@@ -75,7 +80,12 @@ class Result:
 
 
 def run_cases(
-    cases: Iterable[Case], *, slow: bool = False, watch: bool = False, keep: bool = False
+    cases: Iterable[Case],
+    *,
+    slow: bool = False,
+    watch: bool = False,
+    keep: bool = False,
+    known: bool = False,
 ) -> Iterator[Result]:
     """The result of each case as it comes, from the cache where nothing it depends on has changed.
 
@@ -83,18 +93,24 @@ def run_cases(
         slow: where no gate of FAST fails, ask those of SLOW too.
         watch: train plainly too, with and without the bug; else only what was trained is told.
         keep: take results from the cache even if the sources have changed since.
+        known: run nothing; a case that the present sources have not answered is not asked.
     """
     for case in cases:
+        if known and not _is_known(case, "fast"):
+            first = _first_runs().get(case.name) if isinstance(case, Bug) else None
+            yield Result(case, _broken(""), first=first)
+            continue
         outcome = _ask(case, "fast", FAST, keep)
         if isinstance(case, Bug):
             _remember_first(case, outcome)
-        if slow and not outcome["gate"] and not outcome["error"]:
+        unanswered = not outcome["gate"] and not outcome["error"]
+        if slow and unanswered and (not known or _is_known(case, "slow")):
             outcome = _joined(outcome, _ask(case, "slow", SLOW, keep))
         planted = isinstance(case, Bug)
         yield Result(
             case,
             outcome,
-            _watch(case, keep) if planted and (watch or _was_watched(case)) else None,
+            _watch(case, keep) if planted and (watch or _was_watched(case, keep)) else None,
             _first_runs().get(case.name) if planted else None,
             keep and not unchanged(_sources_of(case, "fast")),
         )
@@ -134,9 +150,10 @@ def _watch(bug: Bug, keep: bool) -> Watching:
     return Watching(_final_loss(bug, True, SEEDS[0], keep), mean - margin, mean + margin)
 
 
-def _was_watched(bug: Bug) -> bool:
+def _was_watched(bug: Bug, keep: bool) -> bool:
     runs = [(False, seed) for seed in SEEDS] + [(True, SEEDS[0])]
-    return all(_path(_run_name(bug, planted), f"loss_{seed}").is_file() for planted, seed in runs)
+    paths = [_path(_run_name(bug, planted), f"loss_{seed}") for planted, seed in runs]
+    return all(path.is_file() and (keep or unchanged(_recorded(path))) for path in paths)
 
 
 def _run_name(bug: Bug, planted: bool) -> str:
@@ -189,7 +206,11 @@ def _path(name: str, task: str) -> Path:
 
 
 def _sources_of(case: Case, task: str) -> dict[str, str]:
-    return json.loads(_path(case.name, task).read_text(encoding="utf-8"))["sources"]
+    return _recorded(_path(case.name, task))
+
+
+def _recorded(path: Path) -> dict[str, str]:
+    return json.loads(path.read_text(encoding="utf-8"))["sources"]
 
 
 def _in_process(
@@ -227,6 +248,12 @@ def _send(
 def _broken(error: str) -> dict[str, Any]:
     empty = {"gate": "", "cause": "", "right": False, "measured": "", "warnings": {}, "seconds": {}}
     return {**empty, "error": error, "loss": None}
+
+
+def _is_known(case: Case, task: str) -> bool:
+    """Whether there is an answer, and nothing that was used for it has changed."""
+    path = _path(case.name, task)
+    return path.is_file() and unchanged(_recorded(path))
 
 
 def all_cases() -> list[Case]:

@@ -56,7 +56,7 @@ def test_page_of_results():
 
 def test_a_missed_bug_is_named_with_what_was_warned_of():
     bug = next(iter(bugs().values()))
-    missed = {"gate": "", "cause": "", "right": False, "seconds": {}, "error": ""}
+    missed = {"gate": "", "cause": "", "right": False, "seconds": {"data": 1.0}, "error": ""}
     page = markdown([Result(bug, {**missed, "warnings": {"data": "two boxes differ"}})])
     assert f"- {bug.name} ({bug.area}): {bug.what} *data warns: two boxes differ*" in page
 
@@ -78,3 +78,18 @@ def test_the_page_in_the_documentation_is_whole():
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, lines[0]
     told = re.findall(r"^- \*\*(.+?)\*\* \(", page, flags=re.M)
     assert len(told) == len(set(told)) > 0
+
+
+def test_cases_that_were_not_asked_are_told_and_do_not_count():
+    asked, other = list(bugs().values())[:2]
+    first = {"gate": "", "right": False}
+    found = {"gate": "data", "cause": "a", "right": True, "warnings": {}, "error": ""}
+    results = [
+        Result(asked, {**found, "seconds": {"data": 1.0}}, first=first),
+        Result(other, runner._broken(""), first=first),
+    ]
+    page = markdown(results)
+    assert "**1 of the 2 cases were asked**" in page
+    assert re.search(rf"^\| {re.escape(other.name)} \| {other.area} \| not asked \|", page, re.M)
+    assert "None." in page.split("## Missed")[1].split("##")[0]
+    assert f"**{other.name}**" in page
