@@ -111,6 +111,9 @@ def parse() -> argparse.Namespace:
     parser = scaled(__doc__)
     parser.add_argument("--limit", type=int, default=120, help="processor seconds of a peer's run")
     parser.add_argument("--only", nargs="+", metavar="FORMAT")
+    parser.add_argument(
+        "--beside", nargs="+", choices=PEERS, default=PEERS, help="these peers only"
+    )
     parser.add_argument("--peers", type=Path, metavar="DIR", help="environment with the peers")
     return parser.parse_args()
 
@@ -137,7 +140,9 @@ def compare(
     cores = best(Path(sys.executable), "dataset_tools_all_cores", task.format, path, args.repeat)
     loop = best(peers or Path(sys.executable), "parse", task.format, path, args.repeat)
     others = [
-        best(peers, peer, task.format, path, args.repeat, args.limit) if peers else None
+        best(peers, peer, task.format, path, args.repeat, args.limit)
+        if peers and peer in args.beside
+        else None
         for peer in PEERS
     ]
     if ours is None or cores is None or loop is None:

@@ -256,9 +256,11 @@ class _Reader:
         cls, plan: Plan, skip_errors: bool, fractions: Mapping[str, float] | None, seed: int
     ) -> Self:
         """For a plan, by the arguments of `convert_dataset`."""
-        from dataset_tools.split import assign_split
+        assign = None
+        if fractions:
+            from dataset_tools.split import assign_split
 
-        assign = partial(assign_split, fractions=fractions, seed=seed) if fractions else None
+            assign = partial(assign_split, fractions=fractions, seed=seed)
         return cls(plan.read, plan.keep_ids, skip_errors, assign)
 
     def __call__(self, items: Sequence[Any]) -> tuple[Encoded, Notes]:

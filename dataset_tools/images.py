@@ -104,6 +104,8 @@ def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
     from PIL import Image as Pillow
     from PIL import ImageOps
 
+    if not path.is_file():  # a pipe would have us wait for ever
+        raise InputError(f"There is no image {path}. Run check.")
     # Large images are our trade.
     limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
     try:
@@ -113,8 +115,6 @@ def read_picture(path: Path, size: tuple[int, int]) -> PillowImage:
                 picture = ImageOps.exif_transpose(image)
             else:
                 picture = image
-    except FileNotFoundError as error:
-        raise InputError(f"There is no image {path}. Run check.") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. Run check.") from error
     finally:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from dataset_tools.errors import InputError
 from dataset_tools.formats import Glimpse
-from dataset_tools.images import ImageIndex, image_size, walk_files
+from dataset_tools.images import ImageIndex, image_size, read_picture, walk_files
 from tests.dataset_tools.makers import picture, text
 
 
@@ -130,3 +130,9 @@ def test_sizes_of_jpegs_are_pillows(tmp_path, options, mode):
         (tmp_path / "a.jpg").write_bytes(content[:end])
         with pytest.raises(InputError):
             image_size(tmp_path / "a.jpg")
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="There is no image"):
+        read_picture(tmp_path / "a.png", (2, 2))
