@@ -6,6 +6,7 @@ is waited for no longer than a deadline.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from kd3a.federation import HISTORY
 from kd3a.warm import WarmProcess
 
 PROJECT = Path(__file__).parents[1]
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # A coordinator's name for its SuperLink, in its own Flower settings.
 _CONNECTION = "coordinator"
 
@@ -63,6 +65,7 @@ class Host:
                 stderr=subprocess.STDOUT,
                 env=environment(self.folder, first_in_path),
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def alive(self) -> bool:
@@ -239,6 +242,12 @@ def _command(name: str) -> list[str]:
     if script is None:
         raise InputError(f'There is no command {name}: pip install ".[federated]".')
     return [script]
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the one that started it ends, however it does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(group: int, number: int) -> bool:

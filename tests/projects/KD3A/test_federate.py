@@ -66,6 +66,27 @@ def test_ctrl_c_ends_all_processes(tmp_path):
     assert processes_of(output) == []
 
 
+def test_hosts_end_with_whoever_started_them(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from kd3a.hosts import Host;"
+        f"host = Host('x', Path({str(tmp_path)!r})); host.start(['sleep', '1000']);"
+        "print(host.process.pid, flush=True); time.sleep(1000)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROJECT)])}
+    run = subprocess.Popen([sys.executable, "-c", code], env=env, text=True, stdout=subprocess.PIPE)
+    pid = int(run.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < end:
+        if not Path(f"/proc/{pid}/cmdline").read_bytes():
+            break  # a zombie, which nobody is left to ask for
+        time.sleep(0.1)
+    else:
+        assert not Path(f"/proc/{pid}").exists()
+
+
 def test_every_party_has_a_folder_of_its_own(tmp_path):
     configs = write_places(tmp_path, drawn_domains(), target="turned")
     assert list(configs) == ["plain", "inverted", "noisy", "turned", "coordinator"]
