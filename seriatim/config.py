@@ -54,7 +54,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # the time of a step, for a training of so many minutes, where the config file itself and the
     # command line leave them open; seriatim/engine/auto.py. Also `train_net.py --auto MINUTES`.
     s.AUTO_MINUTES = 0.0
-    # Decoded training images are kept in memory up to this many MiB per process (0: decode anew).
+    # Decoded training images are kept in files of DATA.CACHE_DIR up to this many MiB (0: decode
+    # anew). All processes share them, later runs too; the memory that is free holds them.
     s.CACHE_MIB = 0
     # Batches of landscape or of other images only waste less padding, but their order is no longer
     # that of the shuffle. Detectron2's default is True; images cropped to AUG.SIZE gain nothing.

@@ -16,7 +16,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from seriatim.data.build import fixed_augmentations
-from seriatim.data.image import read_image, record_image
+from seriatim.data.image import full_size, read_image, record_image
+from seriatim.data.resize import reduction_of
 from seriatim.engine.checkpointer import load_evaluated_weights
 from seriatim.engine.run import weights_to_evaluate
 from seriatim.evaluation.tiled import wrap_tiled
@@ -58,7 +59,8 @@ class ImagePredictor:
 
     def predict_file(self, path: str | Path) -> dict[str, Any]:
         """The model's output for an image file, read as in training, EXIF orientation too."""
-        return self._predict(read_image(path, self.image_format))
+        reduction = reduction_of(self._augmentations)
+        return self._predict(read_image(path, self.image_format, reduction))
 
     def predict_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The model's output for the image of a record, which is a file or its `pixels`."""
@@ -66,7 +68,7 @@ class ImagePredictor:
 
     def _predict(self, image: np.ndarray) -> dict[str, Any]:
         """`image` is (H, W, C) uint8 in the order of INPUT.FORMAT."""
-        height, width = image.shape[:2]
+        height, width = full_size(image)
         augmented = T.AugInput(image)
         self._augmentations(augmented)
         pixels = np.array(augmented.image.transpose(2, 0, 1), order="C")

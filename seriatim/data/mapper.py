@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 
 from dataset_tools.errors import InputError
 from seriatim.data.augmentations import IGNORE_LABEL, Recipe, build_augmentations
-from seriatim.data.image import ImageCache, read_image, read_labels
+from seriatim.data.image import ImageCache, full_size, image_cache, read_image, read_labels
 from seriatim.data.objects import (
     Objects,
     concatenate,
@@ -23,6 +23,7 @@ from seriatim.data.objects import (
     to_instances,
     transform_objects,
 )
+from seriatim.data.resize import reduction_of
 
 Record = dict[str, Any]
 
@@ -80,7 +81,7 @@ class SeriatimMapper(DatasetMapper):
         min_area_share: a cropped object of whose box a smaller share is left is dropped.
         rotated: boxes are rotated ones, also where an image has none.
         mixing: mosaic and copy-paste; they take effect once `use_pool` has been called.
-        cache_mib: decoded images kept in memory.
+        cache: keeps decoded images.
         keep_transforms: add "transforms" (of the record's own image), "sources" (list of `Source`),
             and to the instances gt_source (index into sources) and gt_annotation (index into that
             record's annotations).
@@ -94,7 +95,7 @@ class SeriatimMapper(DatasetMapper):
         min_area_share: float = 0.0,
         rotated: bool = False,
         mixing: Mixing | None = None,
-        cache_mib: float = 0,
+        cache: ImageCache | None = None,
         keep_transforms: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -103,7 +104,7 @@ class SeriatimMapper(DatasetMapper):
         self.rotated = rotated
         self.mixing = mixing
         self.keep_transforms = keep_transforms
-        self._read = ImageCache(cache_mib).read if cache_mib > 0 else read_image
+        self._read = read_image if cache is None else cache.read
         self._pool: Sequence[Record] = ()
 
     @classmethod
@@ -121,7 +122,7 @@ class SeriatimMapper(DatasetMapper):
             "use_keypoint": cfg.MODEL.KEYPOINT_ON,
             "recompute_boxes": cfg.MODEL.MASK_ON and cropped,
             "rotated": cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RRPN",
-            "cache_mib": cfg.SERIATIM.CACHE_MIB if is_train else 0,
+            "cache": image_cache(cfg) if is_train else None,
         }
         if ours:
             arguments["min_area_share"] = aug.MIN_AREA_SHARE
@@ -184,12 +185,13 @@ class SeriatimMapper(DatasetMapper):
 
     def _augmented(self, record: Record, augmentations: T.AugmentationList | None = None) -> Sample:
         """The record's image after `augmentations` (default: the mapper's own)."""
-        image = self._read(record["file_name"], self.image_format)
-        original_size = image.shape[:2]
+        augmentations = augmentations or self.augmentations
+        image = self._read(record["file_name"], self.image_format, reduction_of(augmentations))
+        original_size = full_size(image)
         _check_size(record, original_size)
         sem_seg = _read_sem_seg(record, original_size) if self.is_train else None
         augmented = T.AugInput(image, sem_seg=sem_seg)
-        transforms = (augmentations or self.augmentations)(augmented)
+        transforms = augmentations(augmented)
         size = augmented.image.shape[:2]
         objects = None
         if self.is_train and "annotations" in record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,10 +124,7 @@ def read_objects(
     positions = [i for i, a in enumerate(annotations) if not a.get("iscrowd", 0)]
     items = [annotations[i] for i in positions]
     rotated = items[0]["bbox_mode"] == BoxMode.XYWHA_ABS if items else rotated
-    if rotated:
-        boxes = [item["bbox"] for item in items]
-    else:
-        boxes = [BoxMode.convert(i["bbox"], i["bbox_mode"], BoxMode.XYXY_ABS) for i in items]
+    boxes = [item["bbox"] for item in items] if rotated else _corners(items)
     points = None
     if keypoints:
         points = np.zeros((len(items), keypoints, 3))
@@ -142,6 +139,16 @@ def read_objects(
         np.array(positions, dtype=np.int64),
         np.zeros(len(items), np.int64),
     )
+
+
+def _corners(items: Sequence[Mapping[str, Any]]) -> np.ndarray | list[list[float]]:
+    """XYXY px of the boxes, rounded to float32 on the way as BoxMode.convert does, which takes them
+    one by one."""
+    if any(item["bbox_mode"] != BoxMode.XYWH_ABS for item in items):
+        return [BoxMode.convert(i["bbox"], i["bbox_mode"], BoxMode.XYXY_ABS) for i in items]
+    boxes = np.array([item["bbox"] for item in items], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def _read_mask(segmentation: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 from dataset_tools.errors import InputError
 from dataset_tools.files import write_json
 from seriatim.data.classification.augmentations import FitCrop
+from seriatim.data.resize import ResizeShortestEdge
 from seriatim.modeling.meta_arch.classifier import ImageClassifier
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector
 
@@ -106,7 +107,7 @@ class Description:
     def augmentations(self) -> list[T.Augmentation]:
         """What is done to an image first, as in testing."""
         if self.choice is not None:
-            return [T.ResizeShortestEdge(*self.resize, "choice")]
+            return [ResizeShortestEdge(*self.resize, "choice")]
         return [FitCrop(self.resize, self.share)] if self.resize else []
 
 

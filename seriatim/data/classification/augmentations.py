@@ -13,6 +13,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torchvision.transforms import v2
 
+from seriatim.data.resize import ResizeTransform
+
 BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "zero": cv2.BORDER_CONSTANT}
 RATIOS = (3 / 4, 4 / 3)  # width to height of random crops
 _TRIES = 10
@@ -37,7 +39,7 @@ class FitCrop(T.Augmentation):
         x0, y0 = (new_w - self.size[1]) // 2, (new_h - self.size[0]) // 2
         return T.TransformList(
             [
-                T.ResizeTransform(height, width, new_h, new_w),
+                ResizeTransform(height, width, new_h, new_w),
                 T.CropTransform(x0, y0, self.size[1], self.size[0], new_w, new_h),
             ]
         )
@@ -100,7 +102,7 @@ class RandomAreaCrop(T.Augmentation):
             if 0 < w <= width and 0 < h <= height:
                 x0, y0 = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
                 crop = T.CropTransform(x0, y0, w, h, width, height)
-                return T.TransformList([crop, T.ResizeTransform(h, w, *self.size)])
+                return T.TransformList([crop, ResizeTransform(h, w, *self.size)])
         return FitCrop(self.size).get_transform(image)
 
 

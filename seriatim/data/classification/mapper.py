@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 
 from seriatim.data.classification.augmentations import build_label_augmentations, build_views
 from seriatim.data.classification.dataset import UNLABELLED
-from seriatim.data.image import ImageCache, in_format, read_image
+from seriatim.data.image import ImageCache, image_cache, in_format, read_image
 from seriatim.data.mapper import Source
 from seriatim.data.records import Record
 
@@ -30,7 +30,7 @@ class ClassificationMapper:
         augmentations: of every image.
         image_format: INPUT.FORMAT.
         views: augmentations of each further view of a record without a label.
-        cache_mib: decoded image files kept in memory.
+        cache: keeps decoded image files.
         keep_transforms: add `transforms` and `sources`, as `SeriatimMapper` does.
     """
 
@@ -42,7 +42,7 @@ class ClassificationMapper:
         augmentations: Sequence[T.Augmentation],
         image_format: str,
         views: Sequence[Sequence[T.Augmentation]] = (),
-        cache_mib: float = 0,
+        cache: ImageCache | None = None,
         keep_transforms: bool = False,
     ) -> None:
         self.is_train = is_train
@@ -50,7 +50,7 @@ class ClassificationMapper:
         self.image_format = image_format
         self.views = [T.AugmentationList(view) for view in views] if is_train else []
         self.keep_transforms = keep_transforms
-        self._read = ImageCache(cache_mib).read if cache_mib > 0 else read_image
+        self._read = read_image if cache is None else cache.read
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class ClassificationMapper:
             "augmentations": build_label_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "views": build_views(cfg) if is_train else (),
-            "cache_mib": cfg.SERIATIM.CACHE_MIB if is_train else 0,
+            "cache": image_cache(cfg) if is_train else None,
         }
 
     def __call__(self, record: Record) -> Record:

@@ -21,6 +21,7 @@ from seriatim.data.augmentations import (
     ScaleCropPad,
     build_augmentations,
 )
+from seriatim.data.resize import ResizeShortestEdge
 
 SIZES = st.tuples(st.integers(20, 90), st.integers(20, 90))
 
@@ -193,7 +194,7 @@ def test_debugging_and_testing_only_resize(enabled):
     cfg = config(ENABLED=enabled, ROT90=1.0)
     cfg.INPUT.CROP.ENABLED = True
     test = build_augmentations(cfg, is_train=False)
-    assert [type(step) for step in test] == [T.ResizeShortestEdge]
+    assert [type(step) for step in test] == [ResizeShortestEdge]
     cfg.SERIATIM.DETERMINISTIC_DEBUG = True
     assert str(build_augmentations(cfg, is_train=True)) == str(test)
 

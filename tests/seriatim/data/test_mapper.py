@@ -318,9 +318,9 @@ def test_channels(config, image_format):
 
 
 @pytest.mark.parametrize("image_format", ["BGR", "L"])
-def test_cached_images_stay_as_they_are(config, image_format):
+def test_cached_images_stay_as_they_are(config, image_format, tmp_path):
     cfg = config()
-    cfg.SERIATIM.CACHE_MIB = 10
+    cfg.SERIATIM.CACHE_MIB, cfg.SERIATIM.DATA.CACHE_DIR = 10, str(tmp_path / "cache")
     cfg.INPUT.FORMAT, cfg.SERIATIM.AUG.ENABLED = image_format, True
     cfg.SERIATIM.AUG.SIZE, cfg.SERIATIM.AUG.SCALE = (96, 128), (1.0, 1.0)
     cfg.SERIATIM.AUG.HFLIP = 0.0
@@ -328,7 +328,7 @@ def test_cached_images_stay_as_they_are(config, image_format):
     record = DatasetCatalog.get("shapes")[0]
     first = mapper(record)["image"]
     first += 1  # a model may do what it likes with its input
-    Path(record["file_name"]).unlink()
+    assert len(list((tmp_path / "cache" / "decoded").iterdir())) == 1
     assert torch.equal(mapper(record)["image"] + 1, first)
 
 
