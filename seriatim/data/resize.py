@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         return next(fitting, 1)
 
 
-def reduction_of(augmentations: T.AugmentationList) -> ResizeShortestEdge | None:
-    """The step that says how much smaller an image may be decoded: the first, if it resizes."""
-    first = augmentations.augs[0] if augmentations.augs else None
+def reduction_of(augmentations: Any) -> ResizeShortestEdge | None:
+    """The step that says how much smaller an image may be decoded: the first of an
+    AugmentationList, if it resizes. What else may augment an image gets it whole."""
+    first = next(iter(getattr(augmentations, "augs", ())), None)
     return first if isinstance(first, ResizeShortestEdge) else None

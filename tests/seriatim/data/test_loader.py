@@ -70,10 +70,11 @@ def test_resumed_is_uninterrupted_at_any_number_of_workers(busy, workers, groupe
     assert resumed == whole[5:]
 
 
-def test_cache_changes_nothing(busy):
+def test_cache_changes_nothing(busy, tmp_path):
     whole = [fingerprint(batch) for batch in take(build_train_loader(busy), 9)]
-    busy.SERIATIM.CACHE_MIB = 1
-    assert [fingerprint(batch) for batch in take(build_train_loader(busy), 9)] == whole
+    busy.SERIATIM.CACHE_MIB, busy.SERIATIM.DATA.CACHE_DIR = 1, str(tmp_path / "cache")
+    for _ in range(2):  # filled, then full
+        assert [fingerprint(batch) for batch in take(build_train_loader(busy), 9)] == whole
 
 
 def test_seed_decides(busy):

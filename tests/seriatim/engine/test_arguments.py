@@ -25,6 +25,19 @@ def test_help_is_quick_shows_examples_and_imports_nothing_heavy():
     assert not modules & {"torch", "numpy", "detectron2", "yaml"}
 
 
+def test_training_starts_without_what_it_does_not_need():
+    """Each of these costs a second or more, and is imported where it is used."""
+    heavy = ["captum", "matplotlib", "onnx", "onnxruntime", "openvino", "pandas", "scipy"]
+    heavy += ["sklearn", "tensorboard", "tensorflow", "flwr", "rich"]
+    needed = "run, setup, trainer, hooks"
+    code = (
+        f"from seriatim.engine import {needed}; import seriatim.data.loader, sys;"
+        f" print([name for name in {heavy} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
 def test_options_may_stand_anywhere():
     args = parse_arguments(
         ["SOLVER.MAX_ITER", "5", "--config-file", "a.yaml", "--resume", "SEED", "-1"]
