@@ -226,6 +226,10 @@ def test_cropped_objects_are_dropped_by_the_share_that_is_left(config, flat_reco
 # Against Detectron2's own mapper
 
 
+def within_rounding(a, b):
+    return a.shape == b.shape and int((a.int() - b.int()).abs().max()) <= 1
+
+
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
 def test_without_augmentation_as_detectron2s_mapper(config, mask_format):
     cfg = config()
@@ -239,7 +243,7 @@ def test_without_augmentation_as_detectron2s_mapper(config, mask_format):
             results.append(mapper(record))
         ours, theirs = results
         assert ours.keys() == theirs.keys()
-        assert torch.equal(ours["image"], theirs["image"])
+        assert within_rounding(ours["image"], theirs["image"])
         a, b = ours["instances"], theirs["instances"]
         assert torch.equal(a.gt_boxes.tensor, b.gt_boxes.tensor)
         assert torch.equal(a.gt_classes, b.gt_classes)
@@ -258,7 +262,7 @@ def test_testing_is_as_detectron2s_mapper(config):
     cfg.SERIATIM.AUG.ENABLED = True
     record = DatasetCatalog.get("shapes")[0]
     ours, theirs = SeriatimMapper(cfg, False)(record), DatasetMapper(cfg, False)(record)
-    assert torch.equal(ours.pop("image"), theirs.pop("image"))
+    assert within_rounding(ours.pop("image"), theirs.pop("image"))
     assert ours == theirs
 
 
