@@ -100,8 +100,13 @@ def practise(
         trainer = context.trainer_class(cfg)
         trainer.resume_or_load(resume=False)
     if alter is not None:
-        loader = trainer._trainer.data_loader
-        trainer._trainer.data_loader = _Altered(loader, alter)
+        step = trainer._trainer
+        step.data_loader = _Altered(step.data_loader, alter)
+        # Detectron2 0.6 has made its iterator by now, later ones make it in the first step.
+        if "_data_loader_iter" in vars(step):
+            step._data_loader_iter = iter(step.data_loader)
+        else:
+            step._data_loader_iter_obj = None
     return Practice(trainer, dataset)
 
 

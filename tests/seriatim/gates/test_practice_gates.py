@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from seriatim.engine.trainer import Trainer
-from seriatim.gates.blind import BlindGate, chance, with_labels_of_others
+from seriatim.gates.blind import BlindGate, blacken, chance, with_labels_of_others
 from seriatim.gates.lr import LearningRateGate, suggest
 from seriatim.gates.overfit import Overfit1Gate, Overfit10Gate
+from seriatim.gates.practice import practise
 from seriatim.gates.verdict import Status
 
 from .pipelines import ask, assert_caught, assert_healthy, pipeline, trainer_that
@@ -120,3 +121,10 @@ def test_the_suggestion_lies_where_a_parabola_still_falls():
     assert 1e-3 < suggestion < 0.5
     assert 0.3 < limit < 3
     assert torch.isfinite(torch.tensor([suggestion, limit])).all()
+
+
+def test_what_alters_inputs_is_trained_on(tmp_path):
+    context = pipeline(tmp_path, "retinanet")
+    practice = practise(context, context.train_records[:4], 1, 2, "altered", alter=blacken)
+    batch = next(practice.trainer._trainer._data_loader_iter)
+    assert all(not item["image"].any() for item in batch)
