@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
 from kd3a.averaging import average
 from kd3a.federation import CHECKPOINT, HISTORY, Federation, Settings, run_rounds
 from kd3a.focus import domain_weights
-from kd3a.messages import SOURCE, TARGET, Introduction, Work, answer, read
+from kd3a.messages import SOURCE, TARGET, Introduction, Work, answer, read, requests
 from kd3a.strategies import KD3A, FedProx, Robust
 
 from dataset_tools.errors import InputError
@@ -104,6 +105,40 @@ def test_kd3a_is_the_plain_loop(tmp_path):
     assert list(lines(tmp_path)[-1]["shares"].values()) == pytest.approx(shares.tolist())
     assert members[3].asked == ["distil 1 0.900", "distil 2 0.910", "distil 3 0.920"]
     assert lines(tmp_path)[-1]["shares"]["b"] > lines(tmp_path)[-1]["shares"]["c"]
+
+
+def test_what_voting_made_of_a_source_is_what_is_averaged(tmp_path):
+    def distil(target, work):
+        weights, scalars, _ = Counter.distil(target, work)
+        return weights, scalars, {"a": {"weight": torch.full((3,), 100.0)}}
+
+    found, plain = [], []
+    for folder, how in ((tmp_path / "a", distil), (tmp_path / "b", Counter.distil)):
+        folder.mkdir()
+        members = parties()
+        members[3].distil = functools.partial(how, members[3])
+        found.append(run(KD3A(settings(folder), (0.9, 0.95), 1), members, 1)["weight"])
+        plain.append(lines(folder)[0]["shares"]["a"])
+    assert plain[0] == plain[1]
+    # In the plain run a's weight was 0.5, halfway from 0 to its own number.
+    torch.testing.assert_close(found[0], found[1] + plain[0] * (100 - 0.5))
+
+
+@pytest.mark.parametrize("changed", [torch.full((3,), float("nan")), torch.zeros(2)])
+def test_what_voting_made_of_a_source_is_checked(tmp_path, changed):
+    members = parties()
+    weights, scalars, _ = members[3].distil(
+        Work(1, model(), {"gate": 0.9}, {name: model() for name in "abc"})
+    )
+    members[3].distil = lambda work: (weights, scalars, {"a": {"weight": changed}})
+    with pytest.raises(InputError, match="t: what voting made of a: weight"):
+        run(KD3A(settings(tmp_path), (0.9, 0.95), 1), members, 1)
+
+
+def test_messages_of_a_round_share_what_they_hold():
+    sent = requests("train", [1, 2, 3], Work(1, model(), {}, {}))
+    assert [message.metadata.dst_node_id for message in sent] == [1, 2, 3]
+    assert sent[0].content is sent[1].content is sent[2].content
 
 
 def test_fedprox_sends_its_term(tmp_path):

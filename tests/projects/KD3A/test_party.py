@@ -18,6 +18,7 @@ from kd3a.federation import run_rounds
 from kd3a.messages import DISTIL, QUERY, Work, read
 from kd3a.party import PartyTrainer, add_proximal_term
 from kd3a.pictures import vote_lines
+from kd3a.results import DOMAINS
 from kd3a.student import Teachers
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -38,6 +39,14 @@ def write_data(folder: Path, shuffle_target: bool = False) -> None:
         if shuffle_target and name == "t":
             labels = np.roll(labels, 7)
         np.savez(folder / f"{name}.npz", images=images, labels=labels)
+
+
+def write_digits(folder: Path) -> None:
+    """What prepare_digits.py makes, with 60 drawn images a domain."""
+    (folder / "datasets" / "digits").mkdir(parents=True)
+    for seed, name in enumerate(DOMAINS):
+        images, labels = make_labelled(60, size=32, channels=1, seed=seed)
+        np.savez(folder / "datasets" / "digits" / f"{name}.npz", images=images, labels=labels)
 
 
 def config(data: Path, output: Path, **keys):
@@ -68,7 +77,7 @@ def config(data: Path, output: Path, **keys):
 @pytest.fixture(autouse=True)
 def _forget_datasets():
     yield
-    names = {f"{name}_{split}" for name in PARTIES for split in ("train", "test")}
+    names = {f"{n}_{split}" for n in (*PARTIES, *DOMAINS) for split in ("train", "test")}
     unregister_datasets(names & set(DatasetCatalog.list()))
 
 
