@@ -111,7 +111,6 @@ def train_federation(job: Job, seed: int, folder: Path) -> Run:
 
 def train_singles(seed: int, folder: Path) -> dict[str, float]:
     """A model of each domain alone, on all domains; "average": the mean of the sources' logits."""
-    labels = {name: DatasetCatalog.get(f"{name}_test").labels for name in DOMAINS}
     logits = {}
     for domain in DOMAINS:
         cfg, model = train_alone([domain], seed, folder / domain)
@@ -119,14 +118,13 @@ def train_singles(seed: int, folder: Path) -> dict[str, float]:
     for target in DOMAINS:
         sources = [logits[name, target] for name in DOMAINS if name != target]
         logits["average", target] = torch.stack(sources).mean(0)
-    return {f"{a}>{b}": percent_right(found, labels[b]) for (a, b), found in logits.items()}
+    return {f"{a}>{b}": percent_right(found, b) for (a, b), found in logits.items()}
 
 
 def train_combined(target: str, seed: int, folder: Path) -> dict[str, float]:
     """A model of all sources' images at one place."""
     cfg, model = train_alone([name for name in DOMAINS if name != target], seed, folder)
-    labels = DatasetCatalog.get(f"{target}_test").labels
-    return {target: percent_right(logits_on(cfg, model, target), labels)}
+    return {target: percent_right(logits_on(cfg, model, target), target)}
 
 
 def train_alone(domains: Sequence[str], seed: int, folder: Path) -> tuple[CfgNode, nn.Module]:
@@ -153,7 +151,8 @@ def logits_on(cfg: CfgNode, model: nn.Module, domain: str) -> Tensor:
         return torch.stack([out["logits"] for batch in loader for out in model(batch)])
 
 
-def percent_right(logits: Tensor, labels: Tensor) -> float:
+def percent_right(logits: Tensor, domain: str) -> float:
+    labels = DatasetCatalog.get(f"{domain}_test").labels
     return round(100 * (logits.argmax(1) == labels).double().mean().item(), 3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,8 @@ class Run:
     target: str
     seed: int
     top1: Mapping[str, float]
-    shares: Sequence[Mapping[str, float]] = ()
-    coverage: Sequence[float] = ()
+    shares: list[dict[str, float]] = field(default_factory=list)
+    coverage: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
