@@ -173,6 +173,7 @@ def plot_shares(results: Results, target: str, panels: Mapping[str, str], path: 
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.axes[0].set_ylabel("share in the average")
     figure.axes[-1].legend(fontsize=8, frameon=False)
     with atomic_path(path) as temporary:
