@@ -45,6 +45,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(600)
 def test_ctrl_c_ends_all_processes(tmp_path):
     output = tmp_path / "demo"

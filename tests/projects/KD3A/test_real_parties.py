@@ -26,7 +26,7 @@ from tests.projects.KD3A.real import config, open_place, weights
 from tests.projects.KD3A.recorder import objects
 from tests.projects.KD3A.spoilt_app.spoilt.app import spoilt
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(900)
 def test_killed_in_one_engine_and_resumed_in_the_other_is_as_if_nothing_had_been(tmp_path):
     write_data(tmp_path)
