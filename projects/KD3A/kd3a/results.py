@@ -170,11 +170,12 @@ def plot_shares(results: Results, target: str, panels: Mapping[str, str], path: 
                 axes.plot(rounds, shares.mean(0), color=color, label=label, linewidth=2)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("round")
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # After all is drawn: a limit ends the scaling of an axis, which the panels share.
+    figure.axes[0].set_ylim(bottom=0)
     figure.axes[0].set_ylabel("share in the average")
-    figure.axes[-1].legend(fontsize=8, frameon=False)
+    figure.axes[0].legend(fontsize=8, frameon=False, loc="upper right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

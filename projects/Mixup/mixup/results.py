@@ -170,4 +170,3 @@ def _p(value: float | None) -> str:
         return ""
     shown = "< 0.001" if value < 0.001 else f"{value:.3f}"
     return f"**{shown}**" if value < LEVEL else shown
-
