@@ -158,7 +158,11 @@ def _scaled(annotation: Record, scale: tuple[float, float]) -> Record:
 
 
 def image_losses(context: Context, practice: Practice, inputs: list[Record]) -> np.ndarray:
-    """The total loss of each input alone."""
+    """The total loss of each input alone. BatchNorms use what they have gathered: the statistics of
+    one image would take away what tells it from others. The model is thrown away after."""
+    for module in practice.model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
     losses = []
     for item in inputs:
         with torch.no_grad():
