@@ -55,13 +55,25 @@ def _module(name: str, option: str) -> ModuleType:
         path = Path(name).resolve()
         if not path.is_file():
             raise InputError(f"{option}: there is no file {name}.")
-        sys.path.insert(0, str(path.parent))  # its neighbours, as when it is run itself
+        return _from_file(path, name, option)
+    except ImportError as error:
+        raise InputError(f"{option}: {name} cannot be imported: {error}.") from error
+
+
+def _from_file(path: Path, name: str, option: str) -> ModuleType:
+    """The module of a file, whose neighbours can be imported then, as when it is run itself. What
+    is refused leaves nothing on the path: its json.py would be taken for Python's by new processes.
+    """
+    before = list(sys.path)
+    sys.path.insert(0, str(path.parent))
+    try:
         module = importlib.import_module(path.stem)
         if module.__file__ != str(path):
             raise InputError(f"{option}: {name} has the name of {module.__file__}; rename it.")
-        return module
-    except ImportError as error:
-        raise InputError(f"{option}: {name} cannot be imported: {error}.") from error
+    except BaseException:
+        sys.path[:] = before
+        raise
+    return module
 
 
 def adapted(project: type[DefaultTrainer]) -> type[Trainer]:

@@ -160,7 +160,6 @@ def evaluate_share(json_file, found, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.processes  # in a whole run its processes import another json; alone it passes
 def test_several_processes_give_what_one_gives_to_the_byte(tmp_path):
     dataset, found = random_scene(0)
     path = tmp_path / "truth.json"

@@ -89,8 +89,10 @@ def test_a_projects_keys_are_known(tmp_path):
 
 def test_a_project_that_another_module_hides(tmp_path):
     (tmp_path / "json.py").write_text("")
+    before = list(sys.path)
     with pytest.raises(InputError, match="has the name of"):
         import_project(str(tmp_path / "json.py"))
+    assert sys.path == before  # new processes would take that json for Python's
     with pytest.raises(InputError, match="--project: there is no file"):
         import_project("nowhere.py")
 
