@@ -11,7 +11,6 @@ from detectron2.data import DatasetCatalog
 from torch import nn
 
 from seriatim.engine.trainer import Trainer
-from seriatim.evaluation.classification import ClassificationEvaluator
 from seriatim.gates.blind import BlindGate
 from seriatim.gates.context import Context
 from seriatim.gates.data import DataGate
@@ -26,6 +25,12 @@ from seriatim.gates.overfit import Overfit1Gate, Overfit10Gate
 from seriatim.gates.repeat import RepeatGate
 from seriatim.gates.verdict import Status
 from seriatim.testing.labelled import write_cifar, write_image_folder
+from tests.bug_zoo.bugs_classifier import (
+    AlwaysContent,
+    ChannelsReversed,
+    CountedFrom1,
+    ReadsBackwards,
+)
 
 from ..engine.support import load, write_classifier_config
 from .pipelines import ask, assert_caught, assert_healthy, trainer_that
@@ -130,47 +135,12 @@ def test_equal_images_of_different_labels_are_told(tmp_path):
     assert_caught(verdict, "labels are shifted")
 
 
-class Relabelled(Trainer):
-    """Its mapper counts classes from 1."""
-
-    @classmethod
-    def build_mapper(cls, cfg, is_train, **overrides):
-        mapper = super().build_mapper(cfg, is_train, **overrides)
-        return lambda record: {**mapper(record), "label": (record["label"] + 1) % 10}
-
-
-class Misjudged(Trainer):
-    """Its evaluator reads the classes backwards."""
-
-    @classmethod
-    def build_evaluator(cls, cfg, name):
-        class Backwards(ClassificationEvaluator):
-            def process(self, inputs, outputs):
-                flipped = [{**o, "scores": o["scores"].flip(0), "logits": o["logits"].flip(0)}
-                           for o in outputs]  # fmt: skip
-                super().process(inputs, flipped)
-
-        return Backwards(name)
-
-
-class Content(Trainer):
-    """Its evaluator is always content."""
-
-    @classmethod
-    def build_evaluator(cls, cfg, name):
-        class Yes(ClassificationEvaluator):
-            def evaluate(self):
-                return {"classification": {"top1": 100.0}}
-
-        return Yes(name)
-
-
 @pytest.mark.parametrize(
     ("trainer", "words"),
     [
-        (Relabelled, ("mapper", "labels")),
-        (Misjudged, ("reverse order", "100.0")),
-        (Content, ("evaluator does not look",)),
+        (CountedFrom1, ("mapper", "labels")),
+        (ReadsBackwards, ("reverse order", "100.0")),
+        (AlwaysContent, ("evaluator does not look",)),
     ],
 )
 def test_the_oracle_sees_labels_that_go_astray(tmp_path, trainer, words):
@@ -178,21 +148,12 @@ def test_the_oracle_sees_labels_that_go_astray(tmp_path, trainer, words):
 
 
 def test_inputs_with_another_label_are_seen(tmp_path):
-    verdict = ask(InputsGate(), pipeline(tmp_path, Relabelled), tmp_path)
+    verdict = ask(InputsGate(), pipeline(tmp_path, CountedFrom1), tmp_path)
     assert_caught(verdict, "mapper", "labels")
 
 
-class Swapped(Trainer):
-    @classmethod
-    def build_mapper(cls, cfg, is_train, **overrides):
-        mapper = super().build_mapper(cfg, is_train, **overrides)
-        read = mapper.read
-        mapper.read = lambda record: read(record)[:, :, ::-1]
-        return mapper
-
-
 def test_swapped_channels_of_pixels_in_arrays_are_seen(tmp_path):
-    verdict = ask(InputsGate(), pipeline(tmp_path, Swapped), tmp_path)
+    verdict = ask(InputsGate(), pipeline(tmp_path, ChannelsReversed), tmp_path)
     assert_caught(verdict, "channels are in the other order")
 
 

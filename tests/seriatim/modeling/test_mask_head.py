@@ -1,19 +1,19 @@
 """The dynamic mask head: its arithmetic, where it looks, its loss, and masks from end to end."""
 
+import functools
 import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch.nn import functional as F
 
-import seriatim.modeling  # noqa: F401 — registers the detector
 from dataset_tools.errors import InputError
-from seriatim.config import get_cfg
 from seriatim.modeling.heads.mask import DynamicMaskHead, mask_loss, take_turns
+
+from .support import small_detector
 
 
 def _head(**options) -> DynamicMaskHead:
@@ -24,23 +24,7 @@ def _head(**options) -> DynamicMaskHead:
     )
 
 
-def _detector(**options):
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "TaskAlignedDetector"
-    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
-    cfg.MODEL.TIMM.NAME = "resnet10t"
-    cfg.MODEL.TIMM.NORM = "GN"
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.MASK_ON = True
-    cfg.MODEL.TASK_ALIGNED.IN_FEATURES = ["p2", "p3", "p4"]
-    cfg.MODEL.TASK_ALIGNED.CHANNELS = 16
-    cfg.MODEL.TASK_ALIGNED.NUM_CLASSES = 2
-    for key, value in options.items():
-        cfg.MODEL.TASK_ALIGNED[key] = value
-    torch.manual_seed(0)
-    return build_model(cfg)
+_detector = functools.partial(small_detector, levels=(2, 3, 4), masks=True, NUM_CLASSES=2)
 
 
 def _discs(height: int, width: int, discs: list[tuple[float, float, float]]) -> torch.Tensor:

@@ -1,35 +1,20 @@
 """TaskAlignedDetector: its losses, its decoding, and that images do not leak into one another."""
 
+import functools
 import math
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-import seriatim.modeling  # noqa: F401 — registers the detector
 from dataset_tools.errors import InputError
-from seriatim.config import get_cfg
 from seriatim.modeling.meta_arch.task_aligned import TaskAlignedDetector, quality_focal_loss
 
+from .support import small_detector
 
-def _detector(**options) -> TaskAlignedDetector:
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "TaskAlignedDetector"
-    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
-    cfg.MODEL.TIMM.NAME = "resnet10t"
-    cfg.MODEL.TIMM.NORM = "GN"
-    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.TASK_ALIGNED.CHANNELS = 16
-    cfg.MODEL.TASK_ALIGNED.NUM_CLASSES = 3
-    for key, value in options.items():
-        cfg.MODEL.TASK_ALIGNED[key] = value
-    torch.manual_seed(0)
-    return build_model(cfg)
+_detector = functools.partial(small_detector, NUM_CLASSES=3)
 
 
 def _input(seed: int, count: int, height: int = 64, width: int = 96) -> dict:
