@@ -12,13 +12,13 @@ from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import BatchNormAct2d, GroupNormAct
-from timm.layers.norm_act import FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from timm.utils.model import freeze
 from torch import nn
-from torch.nn import functional as F
 
 from dataset_tools.errors import InputError
+from seriatim.modeling.backbone.frozen_norm import quicken_frozen_norms
 from seriatim.modeling.backbone.lite0_weights import load_lite0_weights
 
 NORMS = ("", "FrozenBN", "GN")
@@ -84,7 +84,7 @@ class TimmBackbone(Backbone):
         self._channels_last_output = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         self.model = replace_norm(self.model, norm)
         self._freeze(freeze_at)
-        _quicken_frozen_norms(self.model)
+        quicken_frozen_norms(self.model, in_channels)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
@@ -123,26 +123,6 @@ class TimmBackbone(Backbone):
             )
         until = next(index for index, name in enumerate(names) if name in ends)
         freeze(self.model, names[: until + 1])
-
-
-class FrozenNorm(FrozenBatchNormAct2d):
-    """timm's, in one pass over the features instead of two, without a copy between them."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        fixed = (self.running_mean, self.running_var, self.weight, self.bias)
-        return self.act(self.drop(F.batch_norm(x, *fixed, training=False, eps=self.eps)))
-
-
-def _quicken_frozen_norms(module: nn.Module) -> None:
-    """Put `FrozenNorm` in the place of timm's frozen norms, with their numbers."""
-    for name, child in module.named_children():
-        if type(child) is FrozenBatchNormAct2d:
-            norm = FrozenNorm(len(child.weight), child.eps)
-            norm.load_state_dict(child.state_dict())
-            norm.drop, norm.act = child.drop, child.act
-            setattr(module, name, norm)
-        else:
-            _quicken_frozen_norms(child)
 
 
 def _cut_behind(model: nn.Module) -> None:

@@ -4,15 +4,12 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from timm.layers import FrozenBatchNormAct2d
 from torch import nn
 
 from dataset_tools.errors import InputError
 from seriatim.config import get_cfg
 from seriatim.modeling.backbone.timm_backbone import (
-    FrozenNorm,
     TimmBackbone,
-    _quicken_frozen_norms,
     pixel_statistics,
     resolve_pixel_statistics,
 )
@@ -200,22 +197,3 @@ def test_a_config_gets_the_statistics_of_its_backbone_unless_it_has_its_own():
         cfg.MODEL.PIXEL_MEAN = before = mean or cfg.MODEL.PIXEL_MEAN
         resolve_pixel_statistics(cfg)
         assert before == cfg.MODEL.PIXEL_MEAN
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_frozen_norms_are_timms(layout):
-    torch.manual_seed(0)
-    theirs = FrozenBatchNormAct2d(8)
-    for value in theirs.buffers():
-        value.uniform_(0.5, 2)
-    holder = torch.nn.Sequential(theirs)
-    _quicken_frozen_norms(holder)
-    assert type(holder[0]) is FrozenNorm
-    assert holder.state_dict().keys() == torch.nn.Sequential(theirs).state_dict().keys()
-    images = torch.randn(2, 8, 5, 7).to(memory_format=layout)
-    a, b = (images.clone().requires_grad_() for _ in range(2))
-    expected, got = theirs(a), holder(b)
-    torch.testing.assert_close(got, expected)
-    for output in (expected, got):
-        output.square().sum().backward()
-    torch.testing.assert_close(b.grad, a.grad)
