@@ -16,8 +16,8 @@ def add_kd3a_config(cfg: CfgNode) -> None:
     k.TARGET = ""
     # kd3a, fedavg, fedprox, krum, bulyan, trimmed or median.
     k.STRATEGY = "kd3a"
-    # How KD3A votes and weights: as the public "code" does or as the "paper" writes. "code" measured
-    # better on four domains of digits (README.md).
+    # How KD3A votes and weights: as the public "code" does or as the "paper" writes. Four domains
+    # of digits came out better by "code" (README.md).
     k.VARIANT = "code"
     # Confidence that a source's vote needs, in the first round and after the last one.
     k.GATE = (0.9, 0.95)

@@ -264,10 +264,16 @@ class Federation(Strategy):
         self._nodes[node] = who
 
     def ask(self, messages: Sequence[Message]) -> Iterable[Message]:
-        """The replies that come before the deadline."""
+        """The replies of parties that come before the deadline.
+
+        For a node that it has lost, Flower's SuperLink answers itself, in its own name: that is no
+        reply of anyone.
+        """
         if not messages:
             return []
-        return self.grid.send_and_receive(messages, timeout=self.settings.deadline)
+        asked = {message.metadata.dst_node_id for message in messages}
+        replies = self.grid.send_and_receive(messages, timeout=self.settings.deadline)
+        return (reply for reply in replies if reply.metadata.src_node_id in asked)
 
     def accept(
         self,
@@ -287,7 +293,8 @@ class Federation(Strategy):
             except ValueError as error:
                 self.fault(number, who.name, str(error))
         for name in sorted(silent):
-            self.fault(number, name, f"no answer within {self.settings.deadline:.0f} s")
+            waited = f"{self.settings.deadline:.0f} s"
+            self.fault(number, name, f"no answer within {waited}, or its node is lost")
         if with_weights:
             self.measured |= {name: update.scalars for name, update in answers.items()}
         return dict(sorted(answers.items()))

@@ -166,7 +166,7 @@ class _Told(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         asked = list(messages)
-        replies = list(self._federation.grid.send_and_receive(asked, timeout=timeout))
+        replies = list(self._federation.ask(asked))
         names = {node: who.name for node, who in self._federation.present(SOURCE)}
         what = {names[m.metadata.dst_node_id]: "no answer in time" for m in asked}
         for reply in replies:

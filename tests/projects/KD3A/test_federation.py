@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.app.error import Error
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
 from kd3a.averaging import average
 from kd3a.federation import CHECKPOINT, HISTORY, Federation, Settings, run_rounds
@@ -198,8 +199,19 @@ def changed(**changes):
     return spoil
 
 
+def lost(request):
+    """What a SuperLink answers for a node without a heartbeat: it comes from the SuperLink."""
+    found = Message(Error(5, "Error: Node Unavailable"), reply_to=request)
+    found.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+    return found
+
+
 SPOILT = {
     "no answer": (lambda request, reply: None, "no answer within"),
+    "a node that the SuperLink has lost": (
+        lambda request, reply: lost(request),
+        "no answer within",
+    ),
     "an exception": (
         lambda request, reply: Message(Error(20, "out of memory"), reply_to=request),
         "out of memory",
