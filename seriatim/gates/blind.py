@@ -25,6 +25,8 @@ from seriatim.gates.verdict import Cause, Finding
 IMAGES, STEPS, BATCH = 12, 60, 2
 # Chance that a model which does not use its input still does so much better: one in a hundred.
 SIGNIFICANCE = 0.01
+# A term that keeps this share of itself has not been learnt. Only orders causes.
+STILL = 0.99
 
 
 class BlindGate(Gate):
@@ -62,46 +64,52 @@ class BlindGate(Gate):
         }
         self._draw({"real": real, "black": black, "labels of others": mixed}, folder)
         if p_black > SIGNIFICANCE:
-            self.findings.append(
-                Finding(
-                    f"after {STEPS} steps the loss on real images is {own.mean():.3g}, on black "
-                    "ones"
-                    f" {dark.mean():.3g}: chance would do that in {p_black:.0%} of cases.",
-                    f"a smaller loss on real images, by more than chance ({SIGNIFICANCE:.0%}).",
-                    [
-                        Cause(
-                            "the features do not reach the heads, or are overwritten",
-                            "the meta-architecture",
-                        ),
-                        Cause(
-                            "images are zeroed, saturated or all the same after normalisation",
-                            "gate inputs",
-                        ),
-                        Cause("labels have nothing to do with the images", "gate data"),
-                        Cause(
-                            "the learning rate is so small that nothing was learnt",
-                            "SOLVER.BASE_LR",
-                        ),
-                    ],
-                    pictures=["losses.png"],
-                )
-            )
+            self._say_blind(real, own, dark, p_black)
         elif p_labels > 0.5:
-            self.findings.append(
-                Finding(
-                    "labels of other images are learnt as well as the own ones "
-                    f"({other.mean():.3g} and"
-                    f" {own.mean():.3g}).",
-                    "that the own labels are easier.",
-                    [
-                        Cause("labels do not belong to their images", "gate data"),
-                        Cause("all images have nearly the same labels"),
-                    ],
-                    fails=False,
-                    pictures=["losses.png"],
-                )
-            )
+            self._say_shuffled(own, other)
         return f"loss {own.mean():.3g} on real images, {dark.mean():.3g} on black ones"
+
+    def _say_blind(
+        self, real: Practice, own: np.ndarray, dark: np.ndarray, probability: float
+    ) -> None:
+        self.findings.append(
+            Finding(
+                f"after {STEPS} steps the loss on real images is {own.mean():.3g}, on black ones"
+                f" {dark.mean():.3g}: chance would do that in {probability:.0%} of cases.",
+                f"a smaller loss on real images, by more than chance ({SIGNIFICANCE:.0%}).",
+                [
+                    *standing_still(real),
+                    Cause(
+                        "the features do not reach the heads, or are overwritten",
+                        "the meta-architecture",
+                    ),
+                    Cause(
+                        "images are zeroed, saturated or all the same after normalisation",
+                        "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD; gate inputs",
+                    ),
+                    Cause("labels have nothing to do with the images", "DATASETS.TRAIN; gate data"),
+                    Cause(
+                        "the learning rate is so small that nothing was learnt", "SOLVER.BASE_LR"
+                    ),
+                ],
+                pictures=["losses.png"],
+            )
+        )
+
+    def _say_shuffled(self, own: np.ndarray, other: np.ndarray) -> None:
+        self.findings.append(
+            Finding(
+                f"labels of other images are learnt as well as the own ones ({other.mean():.3g} and"
+                f" {own.mean():.3g}).",
+                "that the own labels are easier.",
+                [
+                    Cause("labels do not belong to their images", "DATASETS.TRAIN; gate data"),
+                    Cause("all images have nearly the same labels"),
+                ],
+                fails=False,
+                pictures=["losses.png"],
+            )
+        )
 
     def _train(
         self, context: Context, records: list[Record], name: str, alter: Callable | None
@@ -120,6 +128,22 @@ class BlindGate(Gate):
         figure.savefig(folder / "losses.png", dpi=110)
         plt.close(figure)
         self.evidence.append("losses.png")
+
+
+def standing_still(practice: Practice) -> list[Cause]:
+    """The loss terms that end where they began, if others have fallen: theirs is the fault."""
+    ends = practice.ends()
+    still = [name for name, (start, end) in ends.items() if start > 0 and end > STILL * start]
+    if len(still) == len(ends):
+        return []
+    return [
+        Cause(
+            f"{name} stands still ({ends[name][0]:.3g} → {ends[name][1]:.3g}): its outputs are"
+            " scaled down, as by a temperature, or its gradient is lost",
+            "the meta-architecture",
+        )
+        for name in still
+    ]
 
 
 def blacken(item: Record) -> Record:

@@ -252,13 +252,7 @@ def _upright(boxes: Boxes) -> np.ndarray:
 
 def stalled_terms(practice: Practice) -> str:
     """Which loss terms fell, and which did not."""
-    first, last = practice.losses[:5], practice.losses[-10:]
-    parts = []
-    for name in practice.losses[0]:
-        start, end = (
-            float(np.mean([terms.get(name, 0.0) for terms in part])) for part in (first, last)
-        )
-        parts.append(f"{name} {start:.3g} → {end:.3g}")
+    parts = [f"{name} {start:.3g} → {end:.3g}" for name, (start, end) in practice.ends().items()]
     return f"Losses: {', '.join(parts)}."
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from seriatim.engine.trainer import Trainer
 
 WARMUP = 10
+FIRST, LAST = 5, 10  # steps over which a term is averaged to tell how it began and ended
 
 
 @dataclass
@@ -41,6 +42,14 @@ class Practice:
     def total(self) -> list[float]:
         """The sum of the loss terms of each step."""
         return [sum(terms.values()) for terms in self.losses]
+
+    def ends(self) -> dict[str, tuple[float, float]]:
+        """Of each loss term its mean over the first steps and over the last ones."""
+        parts = self.losses[:FIRST], self.losses[-LAST:]
+        return {
+            name: tuple(float(np.mean([terms.get(name, 0.0) for terms in part])) for part in parts)
+            for name in self.losses[0]
+        }
 
     def run(self, steps: int, before: Callable[[int], None] | None = None) -> None:
         """So many steps more. `before` is called with the number of each step.

@@ -5,10 +5,16 @@ import pytest
 import torch
 
 from seriatim.engine.trainer import Trainer
-from seriatim.gates.blind import BlindGate, blacken, chance, with_labels_of_others
+from seriatim.gates.blind import (
+    BlindGate,
+    blacken,
+    chance,
+    standing_still,
+    with_labels_of_others,
+)
 from seriatim.gates.lr import LearningRateGate, suggest
 from seriatim.gates.overfit import Overfit1Gate, Overfit10Gate
-from seriatim.gates.practice import practise
+from seriatim.gates.practice import Practice, practise
 from seriatim.gates.verdict import Status
 
 from .pipelines import ask, assert_caught, assert_healthy, pipeline, trainer_that
@@ -78,6 +84,18 @@ def test_a_model_that_does_not_look(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_looks(tmp_path):
     assert_healthy(ask(BlindGate(), pipeline(tmp_path, "retinanet", **QUICK), tmp_path))
+
+
+def test_a_term_that_stands_still_while_others_fall():
+    fall = np.geomspace(2, 0.1, 40)
+    stuck = Practice(None, "", [{"loss_cls": 1.386, "loss_box_reg": value} for value in fall])
+    assert [str(cause)[:36] for cause in standing_still(stuck)] == [
+        "loss_cls stands still (1.39 → 1.39):"
+    ]
+    learning = Practice(None, "", [{"loss_cls": value} for value in fall])
+    assert standing_still(learning) == []
+    nothing = Practice(None, "", [{"loss_cls": 1.0, "loss_box_reg": 2.0}] * 40)
+    assert standing_still(nothing) == []  # the learning rate, not a term
 
 
 def test_chance_is_that_of_signed_ranks():
