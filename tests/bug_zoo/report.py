@@ -191,7 +191,8 @@ def _gate(result: Result) -> str:
     if not result.asked:
         return "not asked"
     if outcome["error"]:
-        return f"broke down: {outcome['error'][:60]}"
+        error = outcome["error"].replace(f"{ROOT}/", "")
+        return f"broke down: {error[:60]}"
     if result.caught or not outcome["warnings"] or not isinstance(result.case, Bug):
         return outcome["gate"] or "—"
     return "— (warned: " + ", ".join(outcome["warnings"]) + ")"
