@@ -22,6 +22,10 @@ from seriatim.modeling.initialisation import LayerStart
 MOST_MAPPED = 200  # images that go through the mapper; of the others the record's label is taken
 CERTAIN = 20.0  # a logit: a probability of 1 - 1e-8
 SURE = 4.0  # a logit: sure, but no more than smoothed labels bear
+# Logits so sure that softmax and sigmoid are 0 or 1 to 8 digits. What a loss may have left then, of
+# that of equal logits, and what counts as no change.
+SURER = (20.0, 40.0)
+LEFT, STILL = 0.01, 1e-4
 # Standard errors of a root mean square, 1 / √(2 n) of it, that are no accident: 8.5.
 STRAY = 6.0
 SEEN = 0.9  # of the true top-1 that a planted fault may leave at most
@@ -221,6 +225,8 @@ def perfect_findings(model: Any, batch: Sequence[dict[str, Any]]) -> Iterable[Fi
         right = float(model.supervised_loss(SURE * targets, targets))
         wrong = float(model.supervised_loss(SURE * targets.roll(1, dims=1), targets))
         outputs = model.inference(SURE * targets)
+        losses = [float(model.supervised_loss(x * targets, targets)) for x in SURER]
+        unsure = float(model.supervised_loss(0 * targets, targets))
     named = [int(output["scores"].argmax()) for output in outputs]
     missed = sum(n != int(item["label"]) for n, item in zip(named, batch, strict=True))
     if right >= wrong:
@@ -232,12 +238,32 @@ def perfect_findings(model: Any, batch: Sequence[dict[str, Any]]) -> Iterable[Fi
                 Cause("a softmax is applied before a loss that applies one itself"),
             ],
         )
+    elif _squashed(losses, unsure):
+        yield Finding(
+            f"logits that know the labels lose {losses[0]:.3g} however sure they are, and"
+            f" {unsure:.3g} if they know nothing.",
+            "nothing from logits that are sure, or more and more where labels are soft.",
+            [
+                Cause("a softmax or sigmoid is applied before a loss that applies one itself"),
+                Cause("logits are clamped, or squashed by a tanh, before the loss"),
+            ],
+        )
     if missed:
         yield Finding(
             f"inference misnames {missed} of {len(batch)} images whose logits know the labels.",
             "the class of the highest logit.",
             [Cause("inference numbers classes in another way than training, or sorts wrongly")],
         )
+
+
+def _squashed(losses: Sequence[float], unsure: float) -> bool:
+    """Whether the loss of SURER logits stands still, well above 0.
+
+    Against one label it goes to 0, against soft ones it grows with the logits: it stands still only
+    if a function with bounds lies between.
+    """
+    first, last = losses
+    return first > LEFT * unsure and abs(last - first) <= STILL * first
 
 
 def start_findings(starts: Iterable[LayerStart]) -> Iterable[Finding]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dataset_tools.errors import InputError
 from seriatim.engine.trainer import Trainer
-from seriatim.gates import flow, loaded, optimizing, standing, updates
+from seriatim.gates import flow, loaded, optimizing, sharing, standing, updates
 from seriatim.gates.base import Gate
 from seriatim.gates.context import Batch, Context
 from seriatim.gates.observe import some_records
@@ -40,6 +40,7 @@ class GradientsGate(Gate):
         self._add(optimizing.spread(model, trainer.optimizer))
         if trainer.average is not None:
             self._add(optimizing.memory(trainer.average.decay_at, context.cfg.SOLVER.MAX_ITER))
+        self._add(sharing.sharing(context, model, batches[0]))
         self._add(standing.dropout(model))
         self._add(standing.random_and_frozen(context))
         self._add(optimizing.schedule(trainer.scheduler, context.cfg.SOLVER.MAX_ITER, numbers))

@@ -168,7 +168,11 @@ def with_loss(loss):
 
 
 def softmax_twice(model, logits, targets):
-    return model.loss((30 * logits).softmax(1), targets)
+    return model.loss(logits.softmax(1), targets)
+
+
+def sigmoid_first(model, logits, targets):
+    return model.loss(logits.sigmoid(), targets)
 
 
 def negative(model, logits, targets):
@@ -191,6 +195,12 @@ def over_the_batch(model, logits, targets):
 def test_init_sees_a_loss_that_is_wrong(tmp_path, loss):
     verdict = ask(InitGate(), pipeline(tmp_path, with_loss(loss)), tmp_path)
     assert verdict.status is Status.FAIL
+
+
+@pytest.mark.parametrize("loss", [softmax_twice, sigmoid_first])
+def test_init_sees_an_activation_before_a_loss_that_has_one(tmp_path, loss):
+    verdict = ask(InitGate(), pipeline(tmp_path, with_loss(loss)), tmp_path)
+    assert_caught(verdict, "a softmax or sigmoid is applied before")
 
 
 def test_init_sees_a_last_layer_that_is_too_wide(tmp_path):

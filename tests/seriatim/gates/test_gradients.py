@@ -250,3 +250,18 @@ def test_the_order_of_channels_by_statistics():
 )
 def test_settings_that_no_run_can_be_meant_to_have(tmp_path, changes, word):
     caught(tmp_path, "retinanet", None, word, **changes)
+
+
+def test_one_tower_under_two_names(tmp_path):
+    def plant(model):
+        model.head.box_tower = model.head.cls_tower
+
+    caught(tmp_path, "task_aligned", trainer_that(plant), "shared by mistake")
+
+
+def test_one_module_of_two_names_that_is_used_once(tmp_path):
+    def plant(model):
+        model.head.towers = nn.ModuleList([model.head.cls_tower, model.head.box_tower])
+
+    context = pipeline(tmp_path, "task_aligned", trainer_that(plant))
+    assert_healthy(ask(GradientsGate(), context, tmp_path))
