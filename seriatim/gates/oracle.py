@@ -141,7 +141,10 @@ class OracleGate(Gate):
                     "0.",
                     [
                         Cause("the evaluator keeps what it saw before: reset() does not empty it"),
-                        Cause("the evaluator gives an old result again", "build_evaluator"),
+                        Cause(
+                            "the evaluator gives an old result again: it is cached",
+                            "build_evaluator",
+                        ),
                     ],
                 )
             )

@@ -135,7 +135,8 @@ def _train_records(change: Callable[[dict[str, Any]], None]) -> Callable[[Any], 
 
 
 def _says_xywh(annotation: dict[str, Any]) -> None:
-    annotation["bbox_mode"] = BoxMode.XYWH_ABS
+    corners = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    annotation |= {"bbox": corners, "bbox_mode": BoxMode.XYWH_ABS}
 
 
 def _next_class(annotation: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def wide(folder: Path) -> None:
 class NoExif(SeriatimMapper):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._read = lambda path, form: np.asarray(Image.open(path).convert("RGB"))[:, :, ::-1]
+        self._read = lambda path, *_: np.asarray(Image.open(path).convert("RGB"))[:, :, ::-1]
 
 
 class Blended(Changed):
@@ -109,8 +109,8 @@ class FadesInTheCache(SeriatimMapper):
         super().__init__(*args, **kwargs)
         kept, read = {}, self._read
 
-        def faded(path, form):
-            image = kept.setdefault(path, np.array(read(path, form)))
+        def faded(path, *how):
+            image = kept.setdefault(path, np.array(read(path, *how)))
             if self.is_train:
                 image[:] = image * 0.6
             return image

@@ -26,6 +26,7 @@ from tests.seriatim.gates.pipelines import pipeline
 
 FAST = ("data", "oracle", "inputs", "init", "independence", "gradients", "repeat")
 SLOW = ("blind", "overfit1", "overfit10")
+BROKEN = "traceback.txt"  # among a verdict's evidence
 STEPS, LAST = 40, 10  # of plain training, and over how many of them the final loss is the mean
 
 
@@ -84,6 +85,9 @@ def ask_gates(case: Case, gates: Sequence[str]) -> dict[str, Any]:
             for gate in gates:
                 verdict = _ask(gate, context, folder / f"gate_{gate}")
                 outcome.seconds[gate] = round(verdict.seconds, 2)
+                if BROKEN in verdict.evidence:  # the case is, or the gate: no answer
+                    outcome.error = verdict.summary
+                    break
                 if verdict.status is Status.WARN:
                     outcome.warnings[gate] = verdict.summary
                 if verdict.status is Status.FAIL:
