@@ -15,6 +15,7 @@ from seriatim.data.loader import Loader, MappedDataset, build_train_loader
 from seriatim.data.mapper import SeriatimMapper
 from seriatim.engine.trainer import Trainer
 from seriatim.evaluation.coco import CocoEvaluator
+from seriatim.evaluation.coco_scores import ground_truth
 from seriatim.testing.shapes import make_shapes
 from tests.bug_zoo.bugs_inputs import AUGMENTED, trainer_with
 from tests.bug_zoo.planting import trainer_bug
@@ -376,16 +377,14 @@ class MeanOfShares(CocoEvaluator):
 
 
 def _restricted(truth, images):
-    from pycocotools.coco import COCO
-
-    part = type(truth)() if isinstance(truth, COCO) else COCO()
-    part.dataset = {
-        **truth.dataset,
-        "images": [i for i in truth.dataset["images"] if i["id"] in images],
-        "annotations": [a for a in truth.dataset["annotations"] if a["image_id"] in images],
-    }
-    part.createIndex()
-    return part
+    whole = truth.dataset
+    return ground_truth(
+        {
+            **whole,
+            "images": [image for image in whole["images"] if image["id"] in images],
+            "annotations": [a for a in whole["annotations"] if a["image_id"] in images],
+        }
+    )
 
 
 @trainer_bug(
