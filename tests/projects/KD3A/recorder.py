@@ -6,17 +6,22 @@ the coordinator's key could.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import socket
 import ssl
 import threading
 from collections import defaultdict
 
 import h11
 
+_SECONDS = 10.0  # to open and to close
+
 
 class Recorder:
     """Listens at `port` and passes on to `target`.
+
+    All connections are served by one thread: two that read and write the same TLS connection at
+    once break it, and whoever is at its end waits until its own timeout.
 
     Attributes:
         streams: by connection, what parties sent and what they got.
@@ -24,33 +29,41 @@ class Recorder:
 
     def __init__(self, certificates, target: int) -> None:
         self._target = target
-        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._server.load_cert_chain(certificates.certificate, certificates.key)
-        self._client = ssl.create_default_context(cafile=certificates.authority)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self._near = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._near.load_cert_chain(certificates.certificate, certificates.key)
+        self._far = ssl.create_default_context(cafile=certificates.authority)
         self.streams: list[tuple[bytearray, bytearray]] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._near))
+        self.port = self._server.sockets[0].getsockname()[1]
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                party, _ = self._listener.accept()
-                threading.Thread(target=self._connect, args=(party,), daemon=True).start()
+    def _do(self, task):
+        return asyncio.run_coroutine_threadsafe(task, self._loop).result(_SECONDS)
 
-    def _connect(self, party: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            near = self._server.wrap_socket(party, server_side=True)
-            far = self._client.wrap_socket(
-                socket.create_connection(("127.0.0.1", self._target)), server_hostname="127.0.0.1"
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent, got = bytearray(), bytearray()
+        self.streams.append((sent, got))
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            answers, requests = await asyncio.open_connection(
+                "127.0.0.1", self._target, ssl=self._far, server_hostname="127.0.0.1"
             )
-            sent, got = bytearray(), bytearray()
-            self.streams.append((sent, got))
-            threading.Thread(target=_pump, args=(near, far, sent), daemon=True).start()
-            _pump(far, near, got)
+            with contextlib.closing(requests):
+                await _first_end(_pump(reader, requests, sent), _pump(answers, writer, got))
 
     def close(self) -> None:
-        self._listener.close()
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_SECONDS)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def exchanges(self):
         """(path, body of the request, body of the answer) of every exchange that is over."""
@@ -61,14 +74,24 @@ class Recorder:
                 yield path, body, reply
 
 
-def _pump(source: ssl.SSLSocket, sink: ssl.SSLSocket, record: bytearray) -> None:
+async def _pump(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, record: bytearray
+) -> None:
     with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
+        while data := await source.read(1 << 16):
             record += data
-            sink.sendall(data)
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            sink.write(data)
+            await sink.drain()
+
+
+async def _first_end(*pumps) -> None:
+    """When one side has closed its connection, so is the other's."""
+    tasks = [asyncio.ensure_future(pump) for pump in pumps]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _bodies(role, stream: bytes, methods=()):
