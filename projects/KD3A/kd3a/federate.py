@@ -16,9 +16,9 @@ from kd3a.command import summary
 from kd3a.config import rounds
 from kd3a.demo import run_demo
 from kd3a.federation import CHECKPOINT
-from kd3a.hosts import SuperLink, check_finished, ended_with, environment, supernode
+from kd3a.hosts import SuperLink, check_finished, ended_with, environment, stay, supernode
 from kd3a.live import watch
-from kd3a.warm import WarmProcess
+from kd3a.warm import WarmProcess, end_with_parent
 from seriatim.config import load_config
 
 EPILOG = """\
@@ -66,10 +66,16 @@ def _party(args: argparse.Namespace) -> int:
     for file in (args.config_file, args.root_certificates):
         if not file.is_file():
             raise InputError(f"There is no file {file}.")
+    return stay(lambda: _live(args))
+
+
+def _live(args: argparse.Namespace) -> int:
+    """A party's SuperNode and the process from which those of its messages are forked, until the
+    SuperNode ends; its code."""
     home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
     warm = WarmProcess(["kd3a.deploy"], environment(home))
     command = supernode(args.name, args.config_file, args.root_certificates, args.superlink)
-    node = subprocess.Popen(command, env=environment(home, warm.folder))
+    node = subprocess.Popen(command, env=environment(home, warm.folder), preexec_fn=end_with_parent)
     try:
         return node.wait()
     finally:

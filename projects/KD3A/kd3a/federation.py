@@ -127,6 +127,7 @@ class Federation(Strategy):
         self._board: SummaryWriter | None = None
         self._nodes: dict[int, Introduction] = {}
         self._unmet: dict[int, str] = {}  # why a node could not introduce itself
+        self._dismissed: set[int] = set()  # nodes of strangers, and those that a party has left
 
     # What a subclass can change
 
@@ -241,7 +242,8 @@ class Federation(Strategy):
         """Ask nodes that are new for their names; forget those that are gone."""
         here = set(self.grid.get_node_ids())
         self._nodes = {node: who for node, who in self._nodes.items() if node in here}
-        new = sorted(here - self._nodes.keys())
+        self._dismissed &= here
+        new = sorted(here - self._nodes.keys() - self._dismissed)
         messages = [Message(RecordDict(), dst_node_id=n, message_type=QUERY) for n in new]
         for reply in self.ask(messages):
             node = reply.metadata.src_node_id
@@ -252,6 +254,7 @@ class Federation(Strategy):
             try:
                 self._welcome(node, read_introduction(reply))
             except ValueError as error:
+                self._dismissed.add(node)
                 self.fault(self.progress.round, f"node {node}", str(error))
 
     def _welcome(self, node: int, who: Introduction) -> None:
@@ -259,9 +262,11 @@ class Federation(Strategy):
             raise ValueError(
                 f"{who.name} is none of the parties {', '.join(self.settings.parties)}"
             )
-        # A party that came back has a new node; its old one may not have been given up yet.
-        self._nodes = {n: w for n, w in self._nodes.items() if w.name != who.name}
-        self._nodes[node] = who
+        # A party that came back has a new node. For a minute its old one still seems to be here:
+        # whoever asked that would wait in vain.
+        left = {n for n, known in self._nodes.items() if known.name == who.name}
+        self._dismissed |= left
+        self._nodes = {n: known for n, known in self._nodes.items() if n not in left} | {node: who}
 
     def ask(self, messages: Sequence[Message]) -> Iterable[Message]:
         """The replies of parties that come before the deadline.

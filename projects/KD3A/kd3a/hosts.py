@@ -6,16 +6,18 @@ is waited for no longer than a deadline.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import json
+import logging
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,19 +25,24 @@ from pathlib import Path
 from dataset_tools.errors import InputError
 from kd3a.certificates import Certificates
 from kd3a.federation import HISTORY
-from kd3a.warm import WarmProcess
+from kd3a.warm import WarmProcess, end_with_parent
+
+logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[1]
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# Below those that a system gives to connections that go out, which would take them meanwhile.
+_PORTS = range(20_000, 32_000)
 # A coordinator's name for its SuperLink, in its own Flower settings.
 _CONNECTION = "coordinator"
 
 
 def free_port() -> int:
     """A port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise InputError(f"Ports {_PORTS.start} to {_PORTS.stop} of this machine are in use.")
 
 
 @dataclass
@@ -65,7 +72,7 @@ class Host:
                 stderr=subprocess.STDOUT,
                 env=environment(self.folder, first_in_path),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     def alive(self) -> bool:
@@ -208,6 +215,31 @@ def supernode(name: str, config: Path, authority: Path, address: str) -> list[st
     ]
 
 
+def stay(live: Callable[[], int], short: float = 30.0, most: int = 5, pause: float = 3.0) -> int:
+    """Call `live`, which returns when a SuperNode has ended, again and again.
+
+    A SuperNode does not end when it cannot reach its SuperLink, but it does when a SuperLink tells
+    it that it does not know it: the coordinator was killed and is back.
+
+    Args:
+        short: seconds; who ends sooner than that has done so by a fault of its own.
+        most: calls in a row that are short before this gives up.
+        pause: seconds between two calls.
+
+    Returns:
+        what `live` returned last.
+    """
+    in_vain = 0
+    while True:
+        start = time.monotonic()
+        code = live()
+        in_vain = in_vain + 1 if time.monotonic() - start < short else 0
+        if in_vain == most:
+            return code
+        logger.warning(f"The SuperNode ended ({code}); another one follows in {pause:.0f} s")
+        time.sleep(pause)
+
+
 def check_finished(folder: Path, rounds: int, run: Host) -> None:
     """InputError, with the last words of the coordinator `run` whose OUTPUT_DIR is `folder`, unless
     all rounds are done."""
@@ -242,12 +274,6 @@ def _command(name: str) -> list[str]:
     if script is None:
         raise InputError(f'There is no command {name}: pip install ".[federated]".')
     return [script]
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it ends, however it does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(group: int, number: int) -> bool:

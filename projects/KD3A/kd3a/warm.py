@@ -8,6 +8,7 @@ that folder first in the PATH of SuperNode or SuperLink.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 COMMANDS = ("flwr-clientapp", "flwr-serverapp")
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _SEND = """\
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as warm:
@@ -33,7 +35,7 @@ with socket.socket(socket.AF_UNIX) as warm:
 
 
 class WarmProcess:
-    """Ends with this process, or by `stop`.
+    """Ends with this process, or by `stop`, and with it all that it has forked.
 
     Args:
         modules: what it imports before the first fork.
@@ -78,6 +80,13 @@ def _write_command(command: Path, address: Path) -> None:
     command.chmod(0o700)
 
 
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal when the one that started it ends, however it
+    does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, number)
+
+
 def serve(server: socket.socket, modules: list[str]) -> None:
     """Fork a process for each list of words that comes, until standard input ends."""
     with server:
@@ -94,6 +103,7 @@ def serve(server: socket.socket, modules: list[str]) -> None:
             with connection, connection.makefile("rb") as file:
                 words = json.loads(file.read())
             if os.fork() == 0:
+                end_with_parent(signal.SIGKILL)
                 server.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -36,6 +36,7 @@ class Place:
     parties: dict[str, Party]
 
     def start(self, name: str) -> None:
+        """Let a party come, or come back."""
         config = self.folder / name / "config.yaml"
         address = f"127.0.0.1:{self.recorder.port}"
         self.parties[name] = Party(
@@ -46,11 +47,19 @@ class Place:
         """What goes wrong with a party, by round."""
         (self.folder / name / "faults.json").write_text(json.dumps(faults))
 
+    def was_asked(self, name: str, number: int) -> bool:
+        """Whether a party has been asked to train in a round."""
+        return (self.folder / name / f"training-{number}").exists()
+
+    def release(self, name: str) -> None:
+        """Let a party go on that was told to wait."""
+        (self.folder / name / "go").touch()
+
     def fresh(self, **keys) -> Path:
         """Configs as for a first round, with these keys of KD3A; the coordinator's OUTPUT_DIR."""
         for name in self.names:
             for path in (self.folder / name).rglob("*"):
-                if path.suffix == ".pth" or path.name.startswith(("training-", "last_")):
+                if path.suffix == ".pth" or path.name.startswith(("training-", "last_", "go")):
                     path.unlink()
             self.tell(name, {})
             write_config(self.folder / name, self.names, [name], **keys)
@@ -70,14 +79,47 @@ class Place:
     def finish(self, output: Path, rounds: int = 2) -> list[dict]:
         """Run to the end; the lines of its history."""
         with self.run(output) as run:
-            return finished(output, run, rounds)
+            return self.finished(output, run, rounds)
 
+    def finished(self, output: Path, run: Host, rounds: int) -> list[dict]:
+        """The lines of the history when all are there. Flower's own end comes some seconds
+        later."""
+        self.wait_for(lambda: len(history(output)) == rounds or not run.alive(), "the end", run)
+        assert len(history(output)) == rounds, run.last_words(60)
+        return history(output)
 
-def finished(output: Path, run: Host, rounds: int) -> list[dict]:
-    """The lines of the history when all are there. Flower's own end comes some seconds later."""
-    wait_for(lambda: len(history(output)) == rounds or not run.alive(), "the last round", run)
-    assert len(history(output)) == rounds, run.last_words(60)
-    return history(output)
+    def wait_for(self, condition, what: str, run: Host) -> None:
+        """Fails when it takes too long, and at once when a process of the network has ended."""
+        end = time.monotonic() + SECONDS
+        while not condition():
+            for host in (self.superlink, *self.parties.values()):
+                assert host.alive(), f"{host.name} has ended:\n{host.last_words(60)}"
+            assert time.monotonic() < end, f"waited too long for {what}:\n{run.last_words(60)}"
+            time.sleep(0.1)
+
+    def deadline(self) -> float:
+        """Seconds in which whoever works has answered, however busy the machine is."""
+        whole = [
+            line["seconds"]
+            for output in self.folder.glob("coordinator*")
+            for line in history(output)
+            if not line["faults"]
+        ]
+        if not whole:
+            self.finish(self.fresh())
+            return self.deadline()
+        return round(10 + 3 * min(whole))
+
+    def kill_coordinator(self, run: Host) -> None:
+        run.kill()
+        self.superlink.kill()
+
+    def start_coordinator(self) -> None:
+        """Start it again where parties look for it."""
+        self.superlink = SuperLink(
+            self.folder / "superlink", self.certificates, port=self.superlink.port
+        )
+        self.superlink.wait(SECONDS)
 
 
 def history(output: Path) -> list[dict]:
@@ -87,13 +129,6 @@ def history(output: Path) -> list[dict]:
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / CHECKPOINT, weights_only=True)["weights"]
-
-
-def wait_for(condition, what: str, run: Host, seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited too long for {what}:\n{run.last_words(60)}"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -117,7 +152,7 @@ def open_place(folder: Path, names=("a", "b", "c")):
             place.start(name)
         yield place
     finally:
-        stop([*(place.parties.values() if place else ()), superlink])
+        stop([*place.parties.values(), place.superlink] if place else [superlink])
         if place:
             place.recorder.close()
         if before is None:
@@ -155,6 +190,7 @@ def config(folder: Path, names, own, data: Path | None = None, **keys) -> dict:
             "STRATEGY": "fedavg",
             "EPOCH_IMAGES": 16,
             "EPOCHS": 2,
+            "EVALUATE_EVERY": 2,
             "DEADLINE": SECONDS,
             **keys,
         },

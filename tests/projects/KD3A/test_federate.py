@@ -15,7 +15,7 @@ import yaml
 from kd3a.demo import write_places
 from kd3a.domains import drawn_domains, folder_domains
 from kd3a.federation import CHECKPOINT
-from kd3a.hosts import PROJECT, free_port
+from kd3a.hosts import PROJECT, free_port, stay
 
 from dataset_tools.errors import InputError
 
@@ -86,6 +86,14 @@ def test_hosts_end_with_whoever_started_them(tmp_path):
         time.sleep(0.1)
     else:
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_supernode_that_ends_is_followed_by_another():
+    lives = iter([7, 7, 7])
+    with pytest.raises(StopIteration):
+        stay(lambda: next(lives), short=0, most=1, pause=0)
+    lives = iter([7, 8, 9])
+    assert stay(lambda: next(lives), short=60, most=2, pause=0) == 8
 
 
 def test_every_party_has_a_folder_of_its_own(tmp_path):

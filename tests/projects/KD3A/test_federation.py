@@ -274,7 +274,8 @@ def test_a_stranger_is_not_asked(tmp_path):
     stranger = Counter(Introduction("x", SOURCE, 1000), 99.0)
     strategy = Federation(settings(tmp_path))
     run(strategy, [*parties(), stranger], 1)
-    assert stranger.asked == [] and "x is none of the parties" in str(strategy.faults[0])
+    assert stranger.asked == []
+    assert ["x is none of the parties" in str(fault) for fault in strategy.faults] == [True]
 
 
 def test_a_party_that_dies_and_comes_back_under_another_node(tmp_path):
@@ -300,3 +301,24 @@ def test_a_party_that_dies_and_comes_back_under_another_node(tmp_path):
         ["a", "c"],
         ["a", "b", "c"],
     ]
+
+
+def test_the_node_that_a_party_has_left_is_not_asked_again(tmp_path):
+    """A SuperLink gives up a node a minute after it was last heard of."""
+    members = parties()
+    grid = LocalGrid(members)
+    met = []
+
+    def script(name, request, reply):
+        node, kind = request.metadata.dst_node_id, request.metadata.message_type
+        if kind == "query":
+            met.append(node)
+        if kind == "train" and node == 101:
+            grid.parties[500] = members[1]  # b comes back while its dead node is asked
+        return None if 500 in grid.parties and node == 101 else reply
+
+    grid.spoil = script
+    strategy = Federation(settings(tmp_path))
+    run_rounds(strategy, strategy, grid, ArrayRecord(model()), 4)
+    assert met == [100, 101, 102, 103, 500]
+    assert [sorted(line["shares"]) for line in lines(tmp_path)[1:]] == [["a", "b", "c"]] * 3

@@ -1,7 +1,7 @@
-"""Parties that are processes: what they reach, what crosses, and what happens to broken updates.
+"""Parties that are processes: what they reach, what crosses, and what happens when they break.
 
-One SuperLink and three parties serve all tests of this file. What the coordinator reached is
-compared with the same rounds in this process.
+One network of a SuperLink and three parties serves all tests of this file. Each test says what goes
+wrong in which round, and compares what was reached with the same rounds in this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kd3a.messages import TRAIN, answer, read
 from seriatim.data.catalog import unregister_datasets
 from seriatim.engine.setup import setup
 from tests.projects.KD3A.local import LocalGrid
-from tests.projects.KD3A.real import config, open_place, weights
+from tests.projects.KD3A.real import CHECKPOINT, config, history, open_place, weights
 from tests.projects.KD3A.recorder import objects
 from tests.projects.KD3A.spoilt_app.spoilt.app import spoilt
 
@@ -44,26 +44,32 @@ def _threads():
 
 
 def here(place, folder: Path, faults: dict[int, dict[str, str]] | None = None, **keys):
-    """The weights of the same federation in this process; `faults` are by round and party."""
+    """The weights of the same federation in this process; `faults` are by round and party: "dead",
+    "late", or one of the spoilt app's."""
     folder.mkdir()
     path = folder / "config.json"
     path.write_text(json.dumps(config(folder, place.names, place.names, place.folder, **keys)))
     sets = [str(tuple(f"{n}_{split}" for n in place.names)) for split in ("train", "test")]
     opts = ["DATASETS.TRAIN", sets[0], "DATASETS.TEST", sets[1]]
     cfg = setup(argparse.Namespace(config_file=str(path), opts=opts))
-    faults = faults or {}
+
+    def fault_of(name, request):
+        if request.metadata.message_type != TRAIN:
+            return None
+        return (faults or {}).get(read(request).round, {}).get(name)
+
+    def hears(name, request):
+        return fault_of(name, request) != "dead"
 
     def spoil(name, request, reply):
-        if request.metadata.message_type != TRAIN:
-            return reply
-        fault = faults.get(read(request).round, {}).get(name)
+        fault = fault_of(name, request)
         if fault is None:
             return reply
-        return answer(request, spoilt(read(reply), fault))
+        return None if fault == "late" else answer(request, spoilt(read(reply), fault))
 
     try:
         strategy = build_strategy(cfg)
-        grid = LocalGrid([open_party(cfg, name) for name in place.names], spoil)
+        grid = LocalGrid([open_party(cfg, name) for name in place.names], spoil, hears)
         result = run_rounds(strategy, strategy, grid, initial_weights(cfg), cfg.KD3A.EPOCHS)
         return result.arrays.to_torch_state_dict()
     finally:
@@ -145,3 +151,62 @@ def test_spoilt_updates_are_named_and_not_used(place, tmp_path):
     assert "NaN" in said[0]["b"] and "classifier.bias" in said[0]["c"]
     assert "of round 1" in said[1]["a"] and "lacks" in said[1]["b"]
     assert_same(weights(output), here(place, tmp_path / "here", faults))
+
+
+def absent(lines, what):
+    """What was wrong with whom, by round: `what` with those that have no share in the average."""
+    return {line["round"]: {n: what for n in {*"abc"} - line["shares"].keys()} for line in lines}
+
+
+def named(line):
+    return {fault["party"] for fault in line["faults"]}
+
+
+def test_a_party_that_is_slow_beyond_the_deadline_is_named_and_its_late_answer_not_used(
+    place, tmp_path
+):
+    deadline = place.deadline()
+    output = place.fresh(DEADLINE=deadline)
+    place.tell("b", {1: "wait"})
+    with place.run(output) as run:
+        place.wait_for(lambda: history(output), "round 1", run)
+        assert place.was_asked("b", 1)
+        place.release("b")  # its answer of round 1 comes while round 2 is on
+        lines = place.finished(output, run, 2)
+    told = {fault["party"]: fault["what"] for fault in lines[0]["faults"]}
+    assert told["b"].startswith(f"no answer within {deadline} s")
+    assert lines[1]["shares"].keys() == {*"abc"} and lines[1]["faults"] == []
+    assert_same(weights(output), here(place, tmp_path / "here", absent(lines, "late")))
+
+
+def test_a_party_that_dies_in_mid_round_is_named_and_taken_in_again_when_it_comes_back(
+    place, tmp_path
+):
+    output = place.fresh(EPOCHS=4, EVALUATE_EVERY=4, DEADLINE=place.deadline())
+    place.tell("c", {2: "wait"})
+    with place.run(output) as run:
+        place.wait_for(lambda: place.was_asked("c", 2), "round 2 of c", run)
+        place.parties["c"].kill()
+        place.tell("c", {})
+        place.start("c")
+        lines = place.finished(output, run, 4)
+    assert named(lines[0]) == set()
+    assert "c" in named(lines[1]) and "c" not in lines[1]["shares"]
+    assert named(lines[3]) == set() and lines[3]["shares"].keys() == {*"abc"}
+    expected = here(place, tmp_path / "here", absent(lines, "dead"), EPOCHS=4, EVALUATE_EVERY=4)
+    assert_same(weights(output), expected)
+
+
+def test_a_coordinator_that_is_killed_goes_on_from_its_checkpoint(place, tmp_path):
+    output = place.fresh(EPOCHS=3, EVALUATE_EVERY=3)
+    place.tell("a", {2: "wait"})
+    with place.run(output) as run:
+        place.wait_for(lambda: place.was_asked("a", 2), "round 2 of a", run)
+        place.kill_coordinator(run)
+    assert torch.load(output / CHECKPOINT, weights_only=True)["round"] == 1
+    place.tell("a", {})
+    place.start_coordinator()
+    lines = place.finish(output, rounds=3)
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert [line["faults"] for line in lines] == [[], [], []]
+    assert_same(weights(output), here(place, tmp_path / "here", EPOCHS=3, EVALUATE_EVERY=3))

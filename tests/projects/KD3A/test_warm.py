@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +43,21 @@ def test_commands_wait_for_the_imports_and_are_run(warm, command):
     text = said(output, 2)
     assert text.count(f"usage: {command}") == 2
     assert process.process.poll() is None
+
+
+def test_what_it_has_forked_ends_with_it(warm):
+    process, _ = warm
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a SuperNode that never answers
+        server.settimeout(120)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        words = ["--runtime-api-address", address, "--token", "x", "--insecure"]
+        subprocess.run([process.folder / COMMANDS[0], *words], check=True, timeout=30)
+        connection, _ = server.accept()
+        connection.settimeout(20)  # by itself it waits for 30 s
+        process.stop()
+        with connection, contextlib.suppress(ConnectionResetError):
+            while connection.recv(1 << 16):
+                pass
 
 
 def test_it_ends_with_its_parent(tmp_path):

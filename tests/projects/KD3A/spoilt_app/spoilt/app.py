@@ -1,7 +1,7 @@
 """Parties that do, in the rounds that a file in their folder names, what broken ones do.
 
-The file `faults.json` beside a party's config is {"ROUND": "FAULT"}. A party that trains leaves a
-file `training-ROUND`.
+The file `faults.json` beside a party's config is {"ROUND": "FAULT"}. A party that is asked to train
+leaves a file `training-ROUND`; by the fault "wait" it does nothing until there is a file `go`.
 """
 
 import json
@@ -23,10 +23,16 @@ def break_as_told(message, context, call_next):
     faults = folder / "faults.json"
     told = json.loads(faults.read_text()) if faults.exists() else {}
     fault = told.get(str(number), "")
-    if fault.startswith("slow"):
-        time.sleep(float(fault.split()[1]))
+    if fault == "wait":
+        _wait_for(folder / "go")
     reply = call_next(message, context)
     return answer(message, spoilt(read(reply), fault)) if fault in SPOILT else reply
+
+
+def _wait_for(path, seconds=900):
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def spoilt(work, fault):
