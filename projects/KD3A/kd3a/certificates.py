@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 VALID = datetime.timedelta(days=30)
+_LEFT = datetime.timedelta(days=1)  # that a certificate which is kept is still valid
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,16 @@ class Certificates:
     key: Path
 
 
+def keep_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
+    """The certificate in `folder`, which parties trust already, where it is one for `hosts`; else
+    one that is made."""
+    files = _files(folder)
+    return files if _serve(files, hosts) else make_certificates(folder, hosts)
+
+
 def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
     """Make a certificate for a coordinator at `hosts` (names or addresses), valid for 30 days."""
-    files = Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
+    files = _files(folder)
     authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = (
         _certificate("Seriatim federation", "Seriatim federation", authority.public_key())
@@ -61,6 +70,29 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> Certificates:
         )
     )
     return files
+
+
+def _files(folder: Path) -> Certificates:
+    return Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
+
+
+def _serve(files: Certificates, hosts: Sequence[str]) -> bool:
+    """Whether these files are whole, belong together, and are for `hosts` and for now."""
+    try:
+        authority, own = (
+            x509.load_pem_x509_certificate(path.read_bytes())
+            for path in (files.authority, files.certificate)
+        )
+        own.verify_directly_issued_by(authority)
+        key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+    except (OSError, ValueError, InvalidSignature):
+        return False
+    names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        key.public_key() == own.public_key()
+        and {_name_of(host) for host in hosts} <= {*names}
+        and own.not_valid_after_utc - datetime.datetime.now(datetime.UTC) > _LEFT
+    )
 
 
 def _certificate(

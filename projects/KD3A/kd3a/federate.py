@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from dataset_tools.errors import InputError
-from kd3a.certificates import make_certificates
+from kd3a.certificates import keep_certificates
 from kd3a.command import summary
 from kd3a.config import rounds
 from kd3a.demo import run_demo
@@ -45,7 +45,7 @@ def _coordinator(args: argparse.Namespace) -> int:
         raise InputError(
             f"{folder} holds a federation. Go on with it by --resume, or give another OUTPUT_DIR."
         )
-    certificates = make_certificates(
+    certificates = keep_certificates(
         folder / "certificates", [*dict.fromkeys([args.host, "localhost", "127.0.0.1"])]
     )
     print(f"parties trust {certificates.authority}", flush=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,20 @@ from dataset_tools.errors import InputError
 ROOT = PROJECT.parents[1]
 
 
-def federate(*words: str, **options) -> subprocess.Popen:
+@contextmanager
+def federate(*words: str) -> Iterator[subprocess.Popen]:
+    """A command, which ends with all that it has started."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(PROJECT / "federate.py"), *words]
-    return subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    )
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    run = subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipe)
+    try:
+        yield run
+    finally:
+        # What it has started ends when it does.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -49,22 +60,24 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.timeout(600)
 def test_ctrl_c_ends_all_processes(tmp_path):
     output = tmp_path / "demo"
-    demo = federate("demo", "--output", str(output), start_new_session=True)
     logs = [output / "coordinator" / "coordinator.log"]
     logs += [output / "parties" / n / f"{n}.log" for n in ("plain", "inverted", "noisy", "turned")]
-    end = time.monotonic() + 300
-    while not all(log.exists() for log in logs):
-        assert demo.poll() is None and time.monotonic() < end, demo.communicate()[0]
+    with federate("demo", "--output", str(output)) as demo:
+        wait_for(lambda: all(log.exists() for log in logs) or demo.poll() is not None, 300)
+        assert demo.poll() is None, demo.communicate(timeout=60)[0]
+        assert len(processes_of(output)) > 5
+        demo.send_signal(signal.SIGINT)
+        said, _ = demo.communicate(timeout=120)
+        assert demo.returncode == 130 and "interrupted" in said
+        # Those that were being started see that their parents are gone.
+        wait_for(lambda: processes_of(output) == [], 60)
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.2)
-    assert len(processes_of(output)) > 5
-    demo.send_signal(signal.SIGINT)
-    said, _ = demo.communicate(timeout=120)
-    assert demo.returncode == 130 and "interrupted" in said
-    # Those that were being started see that their parents are gone.
-    end = time.monotonic() + 60
-    while processes_of(output) and time.monotonic() < end:
-        time.sleep(0.5)
-    assert processes_of(output) == []
 
 
 def test_hosts_end_with_whoever_started_them(tmp_path):
@@ -131,9 +144,9 @@ def test_domains_of_a_folder(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     address = f"127.0.0.1:{free_port()}"
     party = ["party", "--name", "a", "--superlink", address, "--root-certificates", "none.crt"]
-    run = federate(*party, "--config-file", str(tmp_path / "none.yaml"))
-    assert "There is no file" in run.communicate(timeout=120)[0] and run.returncode == 2
+    with federate(*party, "--config-file", str(tmp_path / "none.yaml")) as run:
+        assert "There is no file" in run.communicate(timeout=120)[0] and run.returncode == 2
     configs = write_places(tmp_path, drawn_domains(), target="turned")
     (tmp_path / "coordinator" / CHECKPOINT).touch()
-    run = federate("coordinator", "--config-file", str(configs["coordinator"]))
-    assert "holds a federation" in run.communicate(timeout=120)[0] and run.returncode == 2
+    with federate("coordinator", "--config-file", str(configs["coordinator"])) as run:
+        assert "holds a federation" in run.communicate(timeout=120)[0] and run.returncode == 2
