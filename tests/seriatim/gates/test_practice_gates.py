@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from seriatim.engine.trainer import Trainer
+from seriatim.gates import blind
 from seriatim.gates.blind import (
     BlindGate,
     blacken,
@@ -84,6 +85,14 @@ def test_a_model_that_does_not_look(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_looks(tmp_path):
     assert_healthy(ask(BlindGate(), pipeline(tmp_path, "retinanet", **QUICK), tmp_path))
+
+
+@pytest.mark.slow
+def test_what_a_step_does_not_tell_more_of_them_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(blind, "STEPS", (1, 60))
+    verdict = ask(BlindGate(), pipeline(tmp_path, "retinanet", **QUICK), tmp_path)
+    assert_healthy(verdict)
+    assert verdict.numbers["steps"] == 60
 
 
 def test_a_term_that_stands_still_while_others_fall():

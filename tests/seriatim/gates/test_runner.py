@@ -107,7 +107,7 @@ def shorten(monkeypatch):
     for gate in (overfit.Overfit1Gate, overfit.Overfit10Gate):
         monkeypatch.setattr(gate, "steps", 1)
     monkeypatch.setattr(overfit, "LOOK_EVERY", 1)
-    monkeypatch.setattr(blind, "STEPS", 2)
+    monkeypatch.setattr(blind, "STEPS", (2,))
     monkeypatch.setattr(lr, "STEPS", 9)
 
 
