@@ -181,7 +181,11 @@ def config(folder: Path, names, own, data: Path | None = None, **keys) -> dict:
     ]
     return {
         "_BASE_": str(PROJECT / "configs/Base-KD3A.yaml"),
-        "MODEL": {"DEVICE": "cpu", "CLASSIFIER": {"NUM_CLASSES": 10}},
+        "MODEL": {
+            "DEVICE": "cpu",
+            "BACKBONE": {"NAME": "TinyBackbone"},
+            "CLASSIFIER": {"NUM_CLASSES": 10},
+        },
         "SOLVER": {"IMS_PER_BATCH": 8},
         "SERIATIM": {"DATASETS": entries},
         "OUTPUT_DIR": str(folder),
