@@ -18,7 +18,7 @@ from kd3a.demo import run_demo
 from kd3a.federation import CHECKPOINT
 from kd3a.hosts import SuperLink, check_finished, ended_with, environment, stay, supernode
 from kd3a.live import watch
-from kd3a.warm import WarmProcess, end_with_parent
+from kd3a.warm import WarmProcess, ending_with_us
 from seriatim.config import load_config
 
 EPILOG = """\
@@ -75,7 +75,7 @@ def _live(args: argparse.Namespace) -> int:
     home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
     warm = WarmProcess(["kd3a.deploy"], environment(home))
     command = supernode(args.name, args.config_file, args.root_certificates, args.superlink)
-    node = subprocess.Popen(command, env=environment(home, warm.folder), preexec_fn=end_with_parent)
+    node = subprocess.Popen(ending_with_us(command), env=environment(home, warm.folder))
     try:
         return node.wait()
     finally:

@@ -25,7 +25,7 @@ from pathlib import Path
 from dataset_tools.errors import InputError
 from kd3a.certificates import Certificates
 from kd3a.federation import HISTORY
-from kd3a.warm import WarmProcess, end_with_parent
+from kd3a.warm import WarmProcess, ending_with_us
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +66,12 @@ class Host:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                list(command),
+                ending_with_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment(self.folder, first_in_path),
                 start_new_session=True,
-                preexec_fn=end_with_parent,
             )
 
     def alive(self) -> bool:

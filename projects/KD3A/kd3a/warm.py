@@ -20,12 +20,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 COMMANDS = ("flwr-clientapp", "flwr-serverapp")
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_END_WITH_PARENT = f"""\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _SEND = """\
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as warm:
@@ -80,11 +86,13 @@ def _write_command(command: Path, address: Path) -> None:
     command.chmod(0o700)
 
 
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Let the kernel send this process a signal when the one that started it ends, however it
-    does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, number)
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """The command as one that the kernel ends when this process ends, however it does.
+
+    Not by `preexec_fn` of `subprocess`: with that Python calls functions at the fork in which
+    exceptions are ignored, and a Ctrl-C that comes just then is lost.
+    """
+    return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
 
 
 def serve(server: socket.socket, modules: list[str]) -> None:
@@ -103,7 +111,7 @@ def serve(server: socket.socket, modules: list[str]) -> None:
             with connection, connection.makefile("rb") as file:
                 words = json.loads(file.read())
             if os.fork() == 0:
-                end_with_parent(signal.SIGKILL)
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                 server.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)

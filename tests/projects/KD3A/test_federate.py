@@ -18,7 +18,7 @@ import yaml
 from kd3a.demo import write_places
 from kd3a.domains import drawn_domains, folder_domains
 from kd3a.federation import CHECKPOINT
-from kd3a.hosts import PROJECT, free_port, stay
+from kd3a.hosts import PROJECT, Host, free_port, stay
 
 from dataset_tools.errors import InputError
 
@@ -99,6 +99,15 @@ def test_hosts_end_with_whoever_started_them(tmp_path):
         time.sleep(0.1)
     else:
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_ctrl_c_is_not_lost_while_a_host_is_started(tmp_path):
+    """Python ignores the exceptions of functions that it calls at a fork, KeyboardInterrupt too."""
+    called = []
+    os.register_at_fork(before=lambda: called.append("before"))
+    host = Host("x", tmp_path)
+    host.start(["true"])
+    assert host.process.wait(60) == 0 and called == []
 
 
 def test_a_supernode_that_ends_is_followed_by_another():
