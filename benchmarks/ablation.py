@@ -63,8 +63,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "frozen to stride 8": {"MODEL.TIMM.FREEZE_AT": 3},
     "frozen BatchNorm": {"MODEL.TIMM.NORM": "FrozenBN"},
     "batch 4": {"SOLVER.IMS_PER_BATCH": 4},
+    "batch 8": {"SOLVER.IMS_PER_BATCH": 8},
+    "rate 0.0005": {"SOLVER.BASE_LR": 0.0005},
     "rate 0.002": {"SOLVER.BASE_LR": 0.002},
-    "batch 4, rate 0.0014": {"SOLVER.IMS_PER_BATCH": 4, "SOLVER.BASE_LR": 0.0014},
 }
 
 

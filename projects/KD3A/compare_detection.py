@@ -4,10 +4,10 @@
     compare_detection.py fedavg | fedprox | central [KEY VALUE ...]
     compare_detection.py table
 
-The central run takes as many images as the parties do together, in batches of the same size, by
-the same optimizer and schedule. The federation runs in one process, which gives the weights of
-Flower's simulation engine bit for bit. Both are evaluated on all validation images. First deal the
-images out to the parties, by a hash of their names:
+The central run takes as many images as the parties do together, by the same optimizer and
+schedule, in batches of SOLVER.IMS_PER_BATCH. The federation runs in one process, which gives the
+weights of Flower's simulation engine bit for bit. Both are evaluated on all validation images.
+First deal the images out to the parties, by a hash of their names:
 
     python -m dataset_tools split datasets/bccd/train.json -o datasets/bccd-parties/train \\
         --split a=0.34,b=0.33,c=0.33
@@ -58,10 +58,12 @@ def main() -> int:
         "run": args.run,
         "images": passes * cfg.SOLVER.IMS_PER_BATCH,
         "rounds": rounds(cfg),
+        "batch": cfg.SOLVER.IMS_PER_BATCH,
         "seconds": round(seconds),
         **{name: round(found[name], 2) for name in ("AP", "AP50", "AP75")},
     }
-    write_json(RESULTS / f"{args.run}-seed{cfg.SEED}.json", record)
+    name = f"{args.run}-batch{cfg.SOLVER.IMS_PER_BATCH}-seed{cfg.SEED}.json"
+    write_json(RESULTS / name, record)
     print(record)
     return 0
 
@@ -102,13 +104,11 @@ def evaluate(cfg: CfgNode, weights: dict[str, torch.Tensor]) -> dict[str, float]
 
 
 def table() -> str:
-    rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        rows.append([str(record[key]) for key in ("run", "images", "rounds", "AP", "AP50", "AP75")])
-    if not rows:
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    if not records:
         raise InputError(f"There is no result in {RESULTS}: run {', '.join(RUNS)} first.")
-    return text_table(("run", "images", "rounds", "AP", "AP50", "AP75"), rows)
+    keys = ("run", "images", "batch", "rounds", "AP", "AP50", "AP75")
+    return text_table(keys, [[str(record[key]) for key in keys] for record in records])
 
 
 if __name__ == "__main__":
