@@ -62,8 +62,8 @@ def main() -> int:
         "seconds": round(seconds),
         **{name: round(found[name], 2) for name in ("AP", "AP50", "AP75")},
     }
-    name = f"{args.run}-batch{cfg.SOLVER.IMS_PER_BATCH}-seed{cfg.SEED}.json"
-    write_json(RESULTS / name, record)
+    key = f"batch{cfg.SOLVER.IMS_PER_BATCH}-rounds{rounds(cfg)}-seed{cfg.SEED}"
+    write_json(RESULTS / f"{args.run}-{key}.json", record)
     print(record)
     return 0
 
